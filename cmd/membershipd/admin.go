@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/unibus/unibus/sut/membershipd"
+	"github.com/unibus/unibus/sut/membershipd/control"
+	"github.com/unibus/unibus/sut/membershipd/health"
+)
+
+// requestTimeout is longer than a node takes to answer at worst.
+const requestTimeout = 5 * time.Second
+
+// target is how a command reaches the cluster.
+type target struct {
+	servers []string
+	keyFile string
+	json    bool
+}
+
+func (t *target) flags(c *cobra.Command) {
+	c.PersistentFlags().StringSliceVar(&t.servers, "server", []string{"nats://127.0.0.1:4222"}, "`URL`s of nodes: any one that answers will do")
+	c.PersistentFlags().StringVar(&t.keyFile, "nkey-file", "", "`file` with the nkey seed to log in with, mode 0600 or 0400")
+	c.PersistentFlags().BoolVar(&t.json, "json", false, "print JSON")
+}
+
+// call connects, does one thing, and disconnects.
+func (t *target) call(c *cobra.Command, getenv func(string) string, do func(context.Context, *control.Client) error) error {
+	if err := fillFromEnv(c.Flags(), getenv); err != nil {
+		return err
+	}
+	if t.keyFile == "" {
+		return fmt.Errorf("--nkey-file is required: the seed of a key that may log in")
+	}
+	key, err := membershipd.LoadIdentity(t.keyFile)
+	if err != nil {
+		return failed(err)
+	}
+	client, err := control.Dial(t.servers, key)
+	if err != nil {
+		return failed(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
+	defer cancel()
+	return failed(do(ctx, client))
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return failed(enc.Encode(v))
+}
+
+func newStatus(getenv func(string) string) *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "status", Short: "Show the cluster as one node sees it", Args: cobra.NoArgs,
+		Long:    "Show the cluster as the node that answers sees it. Exits with 1 when that node is not ready.",
+		Example: "  membershipd status --nkey-file admin.nk\n  membershipd status --nkey-file admin.nk --server nats://192.0.2.1:4222,nats://192.0.2.2:4222 --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
+				s, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
+				if t.json {
+					err = printJSON(c.OutOrStdout(), s)
+				} else {
+					err = printStatus(c.OutOrStdout(), s)
+				}
+				if err == nil && !s.Ready {
+					err = fmt.Errorf("node %s is not ready: %s", s.Node, s.Reason)
+				}
+				return err
+			})
+		},
+	}
+	t.flags(c)
+	return c
+}
+
+func printStatus(out io.Writer, s health.Status) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	rows := []string{
+		fmt.Sprintf("node\t%s (%s)", s.Node, s.Version),
+		fmt.Sprintf("ready\t%t\t%s", s.Ready, strings.Join(s.Reasons, "; ")),
+		fmt.Sprintf("quorum\t%d of %d, need %d", s.Quorum.Have, s.ClusterSize, s.Quorum.Need),
+		fmt.Sprintf("meta leader\t%s", s.MetaLeader),
+		fmt.Sprintf("posture\t%s\t%s", s.Posture.State, s.Posture.Why),
+		fmt.Sprintf("sync\t%s", s.Posture.Sync),
+		"", "PEER\tCONNECTED\tSEEN",
+	}
+	for _, p := range s.Peers {
+		rows = append(rows, fmt.Sprintf("%s\t%t\t%.1f s ago", p.Name, p.Connected, p.SeenSeconds))
+	}
+	rows = append(rows, "", "STREAM\tLEADER\tREPLICAS\tCURRENT\tLAG")
+	for _, b := range append(s.Buckets, s.Audit) {
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d of %d\t%t\t%d", b.Name, b.Leader, b.Replicas, b.WantReplicas, b.Current, b.Lag))
+	}
+	for _, r := range rows {
+		if _, err := fmt.Fprintln(w, r); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+func newSetting(getenv func(string) string) *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "setting", Short: "Read and write cluster-wide settings", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("one of put, get, list is missing: see membershipd setting --help")
+		},
+	}
+	t.flags(c)
+	c.AddCommand(newPut(&t, getenv), newGet(&t, getenv), newList(&t, getenv))
+	return c
+}
+
+func newPut(t *target, getenv func(string) string) *cobra.Command {
+	var expect int64
+	c := &cobra.Command{
+		Use: "put NAME VALUE", Short: "Write a setting", Args: cobra.ExactArgs(2),
+		Long: `Write a setting. "unknown" in an error means that the write may have been done or may still be: read the setting before you try again.`,
+		Example: "  membershipd setting put motd hello --nkey-file admin.nk\n" +
+			"  membershipd setting put motd hello --expect 0 --nkey-file admin.nk   # only if there is none yet",
+		RunE: func(c *cobra.Command, args []string) error {
+			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
+				var want *uint64
+				if c.Flags().Changed("expect") {
+					rev := uint64(max(expect, 0))
+					want = &rev
+				}
+				rev, err := client.Put(ctx, args[0], args[1], want)
+				if err != nil {
+					return err
+				}
+				return t.print(c, control.PutResponse{Revision: rev}, fmt.Sprintf("%s is now at revision %d", args[0], rev))
+			})
+		},
+	}
+	c.Flags().Int64Var(&expect, "expect", 0, "write only if the setting has this `revision`; 0 for none")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if expect < 0 {
+			return fmt.Errorf("--expect %d: a revision is not negative", expect)
+		}
+		return nil
+	}
+	return c
+}
+
+func newGet(t *target, getenv func(string) string) *cobra.Command {
+	return &cobra.Command{
+		Use: "get NAME", Short: "Read a setting", Args: cobra.ExactArgs(1),
+		Example: "  membershipd setting get motd --nkey-file admin.nk",
+		RunE: func(c *cobra.Command, args []string) error {
+			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
+				s, err := client.Get(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return t.print(c, s, s.Value)
+			})
+		},
+	}
+}
+
+func newList(t *target, getenv func(string) string) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "Read all settings", Args: cobra.NoArgs,
+		Example: "  membershipd setting list --nkey-file admin.nk --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
+				all, err := client.List(ctx)
+				if err != nil {
+					return err
+				}
+				var lines []string
+				for _, s := range all {
+					lines = append(lines, fmt.Sprintf("%s = %s (revision %d)", s.Name, s.Value, s.Revision))
+				}
+				return t.print(c, control.ListResponse{Settings: all}, strings.Join(lines, "\n"))
+			})
+		},
+	}
+}
+
+func newScale(getenv func(string) string) *cobra.Command {
+	var t target
+	var replicas int
+	c := &cobra.Command{
+		Use: "scale --replicas N", Short: "Scale the control plane's buckets up, in place", Args: cobra.NoArgs,
+		Long: `Record how many replicas every control-plane bucket should have. The cluster then scales them up in place, with their data;
+"membershipd status" shows when they are current. Nothing is ever scaled down.`,
+		Example: "  membershipd scale --replicas 3 --nkey-file admin.nk",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if !c.Flags().Changed("replicas") {
+				return fmt.Errorf("--replicas is required")
+			}
+			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
+				n, err := client.Scale(ctx, replicas)
+				if err != nil {
+					return err
+				}
+				return t.print(c, control.ScaleRequest{Replicas: n}, fmt.Sprintf("%d replicas are wanted", n))
+			})
+		},
+	}
+	t.flags(c)
+	c.Flags().IntVar(&replicas, "replicas", 0, "wanted number of replicas: 1, 3 or 5")
+	return c
+}
+
+// print shows a result in the form that was asked for.
+func (t *target) print(c *cobra.Command, v any, line string) error {
+	if t.json {
+		return printJSON(c.OutOrStdout(), v)
+	}
+	if line == "" {
+		return nil
+	}
+	_, err := fmt.Fprintln(c.OutOrStdout(), line)
+	return err
+}

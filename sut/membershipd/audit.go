@@ -1,0 +1,104 @@
+package membershipd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	auditInterval = 2 * time.Second // between two looks when nothing is heard
+	auditTimeout  = 2 * time.Second
+)
+
+// AuditRecord is one entry of the audit stream.
+type AuditRecord struct {
+	Who      string    `json:"who"`  // public nkey of the caller
+	What     string    `json:"what"` // "settings.put", "cluster.scale"
+	When     time.Time `json:"when"` // when the change was stored
+	Node     string    `json:"node"` // that answered the request
+	Bucket   string    `json:"bucket"`
+	Name     string    `json:"name"`
+	Revision uint64    `json:"revision"`
+}
+
+// auditor copies who, what and when of every change from the settings' own stream to the audit stream. The facts are stored with the change itself, so
+// a node that dies right after a change leaves no hole: the next one goes on behind the last record. A compare-and-set makes each entry once.
+type auditor struct {
+	js      jsAPI
+	log     *slog.Logger
+	leading func() bool // only the meta leader's node works, to save work; two would not do harm
+	kicks   chan struct{}
+}
+
+func (a *auditor) kick() {
+	select {
+	case a.kicks <- struct{}{}:
+	default:
+	}
+}
+
+func (a *auditor) run(ctx context.Context) {
+	t := time.NewTicker(auditInterval)
+	defer t.Stop()
+	for {
+		if a.leading() {
+			if err := a.catchUp(ctx); err != nil && ctx.Err() == nil {
+				a.log.Debug("audit: try again", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.kicks:
+		case <-t.C:
+		}
+	}
+}
+
+// catchUp copies everything behind the last record.
+func (a *auditor) catchUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	last, err := a.js.last(ctx, AuditStream, auditSettings)
+	if err != nil {
+		return fmt.Errorf("read the last record: %w", err)
+	}
+	var done AuditRecord
+	if last.seq > 0 {
+		if err := json.Unmarshal(last.data, &done); err != nil {
+			return fmt.Errorf("decode the last record: %w", err)
+		}
+	}
+	expect := last.seq
+	for {
+		m, err := a.js.next(ctx, bucketStream(BucketSettings), done.Revision+1, keySubject(BucketSettings, ">"))
+		if err != nil || m.seq == 0 {
+			return err
+		}
+		done = recordOf(m)
+		if expect, err = a.append(ctx, done, expect); err != nil {
+			return fmt.Errorf("append a record: %w", err)
+		}
+	}
+}
+
+func recordOf(m storedMsg) AuditRecord {
+	return AuditRecord{
+		Who: m.header.Get(headerWho), What: m.header.Get(headerWhat), Node: m.header.Get(headerNode), When: m.when.UTC(),
+		Bucket: BucketSettings, Name: strings.TrimPrefix(m.subject, keySubject(BucketSettings, "")), Revision: m.seq,
+	}
+}
+
+func (a *auditor) append(ctx context.Context, r AuditRecord, expect uint64) (uint64, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return 0, err
+	}
+	return a.js.publish(ctx, auditSettings, nats.Header{}, body, &expectation{seq: expect})
+}

@@ -1,0 +1,154 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nkeys"
+
+	"github.com/unibus/unibus/sut/membershipd/health"
+)
+
+// Settings of the client's connection.
+const (
+	dialTimeout   = 2 * time.Second
+	clientName    = "membershipd-cli"
+	pingInterval  = 2 * time.Second
+	reconnectWait = 100 * time.Millisecond
+)
+
+// Client calls the control API of a cluster. It is safe for concurrent use.
+type Client struct {
+	nc *nats.Conn
+
+	mu      sync.Mutex
+	waiting map[*waiter]struct{}
+}
+
+// waiter is a request that has not been answered yet.
+type waiter struct {
+	subject string
+	cancel  context.CancelCauseFunc
+}
+
+// errRefused ends the wait for an answer that cannot come: the server did not let the request through.
+var errRefused = errors.New("the server refused the request")
+
+// Dial connects to the first of the servers that answers, as the user whose key that is.
+func Dial(servers []string, key nkeys.KeyPair) (*Client, error) {
+	pub, err := key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("read the public key: %w", err)
+	}
+	c := &Client{waiting: map[*waiter]struct{}{}}
+	c.nc, err = nats.Connect(strings.Join(servers, ","),
+		nats.Name(clientName), nats.Nkey(pub, key.Sign), nats.Timeout(dialTimeout),
+		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2), nats.ReconnectWait(reconnectWait),
+		nats.ReconnectBufSize(-1), // a write that is sent after a reconnect would be a retry
+		nats.ErrorHandler(c.asyncError))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", strings.Join(servers, ", "), err)
+	}
+	return c, nil
+}
+
+// asyncError notices that the server did not let a request through: it says so only on the side, with the subject.
+func (c *Client) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w := range c.waiting {
+		if strings.Contains(err.Error(), strconv.Quote(w.subject)) {
+			w.cancel(errRefused)
+		}
+	}
+}
+
+// wait registers a request; done must be called when it is over.
+func (c *Client) wait(ctx context.Context, subject string) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &waiter{subject: subject, cancel: cancel}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting[w] = struct{}{}
+	return ctx, func() {
+		cancel(nil)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.waiting, w)
+	}
+}
+
+// Close ends the connection.
+func (c *Client) Close() { c.nc.Close() }
+
+// Put writes a setting; expect may be nil.
+func (c *Client) Put(ctx context.Context, name, value string, expect *uint64) (uint64, error) {
+	var resp PutResponse
+	err := c.call(ctx, SubjectSettingsPut, PutRequest{Name: name, Value: value, Expect: expect}, &resp)
+	return resp.Revision, err
+}
+
+// Get reads a setting.
+func (c *Client) Get(ctx context.Context, name string) (Setting, error) {
+	var s Setting
+	err := c.call(ctx, SubjectSettingsGet, GetRequest{Name: name}, &s)
+	return s, err
+}
+
+// List reads all settings.
+func (c *Client) List(ctx context.Context) ([]Setting, error) {
+	var resp ListResponse
+	err := c.call(ctx, SubjectSettingsList, struct{}{}, &resp)
+	return resp.Settings, err
+}
+
+// Scale records the wanted number of replicas.
+func (c *Client) Scale(ctx context.Context, replicas int) (int, error) {
+	var resp ScaleRequest
+	err := c.call(ctx, SubjectScale, ScaleRequest{Replicas: replicas}, &resp)
+	return resp.Replicas, err
+}
+
+// Status asks the node that answers for its view of the cluster.
+func (c *Client) Status(ctx context.Context) (health.Status, error) {
+	var s health.Status
+	err := c.call(ctx, SubjectStatus, struct{}{}, &s)
+	return s, err
+}
+
+// call sends one request and never a second. Every error it returns is an *Error.
+func (c *Client) call(ctx context.Context, subject string, req, resp any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return Errorf(Invalid, "encode the request: %v", err)
+	}
+	ctx, done := c.wait(ctx, subject)
+	defer done()
+	msg, err := c.nc.RequestWithContext(ctx, subject, body)
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), errRefused):
+		return Errorf(Denied, "this key may not call %s", subject)
+	case errors.Is(err, nats.ErrNoResponders):
+		return Errorf(Unavailable, "no node answers the control API")
+	case err != nil:
+		return Errorf(Unknown, "no answer from the cluster: %v", err)
+	}
+	if code := msg.Header.Get(micro.ErrorCodeHeader); code != "" {
+		return &Error{Code: Code(code), Message: msg.Header.Get(micro.ErrorHeader)}
+	}
+	if err := json.Unmarshal(msg.Data, resp); err != nil {
+		return Errorf(Unknown, "decode the answer: %v", err)
+	}
+	return nil
+}

@@ -1,0 +1,425 @@
+// Package membershipd is the unibus daemon: an embedded nats-server with JetStream, and the control plane on top of it.
+//
+// A node's life:
+//
+//	Run -> claim the data directory -> HTTP answers -> (rendezvous) -> embedded server starts -> own connection -> control plane runs
+//	                                                                                                               |
+//	                       exit 0 <- HTTP closed <- lame duck <- control API stopped <- "shutting down" <- ctx done |
+//	                       error  <---------------------------------------------------- fatal, JetStream disabled <-+
+//
+// A node that is alone is up, says why it is not ready, and keeps trying for ever. Only the very first start, which cannot succeed
+// without all nodes, waits for them before it starts the embedded server.
+package membershipd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/unibus/unibus/sut/membershipd/health"
+)
+
+const (
+	internalReconnect = 50 * time.Millisecond
+	watchInterval     = 200 * time.Millisecond // between two looks whether JetStream still runs
+	stopGrace         = 3 * time.Second        // beyond the lame duck, before the server is shut down without more ado
+)
+
+// ErrJetStreamLost ends a daemon whose embedded server has disabled JetStream, for example because the disk is full.
+var ErrJetStreamLost = errors.New("JetStream was disabled by the embedded server")
+
+// Daemon is one node.
+type Daemon struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+
+	eval    *evaluator
+	metrics *metrics
+	want    wanted
+	beats   *heartbeats
+	fatal   chan error // the first error that must end the process
+
+	stopping atomic.Bool
+	meeting  atomic.Pointer[rendezvous] // while the node waits for all others before its first start
+	running  atomic.Pointer[node]
+}
+
+// node is what exists only once the embedded server runs.
+type node struct {
+	srv   *server.Server
+	nc    *nats.Conn
+	obs   *observer
+	probe *prober
+	boot  *bootstrap
+	audit *auditor
+}
+
+// New checks the settings. Nothing runs yet, and nothing is written.
+func New(cfg Config) (*Daemon, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	d := &Daemon{cfg: cfg, log: cfg.logger().With("node", cfg.Name), fatal: make(chan error, 1), beats: newHeartbeats(cfg.Name)}
+	d.want.raise(cfg.Replicas)
+	d.metrics = newMetrics(d)
+	d.eval = newEvaluator(d.log, d.collect, d.changed)
+	return d, nil
+}
+
+// Run is the node's whole life. It returns nil after a shutdown that ctx asked for, and an error for everything else.
+func (d *Daemon) Run(ctx context.Context) error {
+	d.started = time.Now()
+	release, err := claimDataDir(d.cfg)
+	if err != nil {
+		return err
+	}
+	defer release() //nolint:errcheck // the process ends
+	secrets, err := d.loadSecrets()
+	if err != nil {
+		return err
+	}
+	stopHTTP, err := d.listenHTTP(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopHTTP()
+	life, stop := context.WithCancel(context.WithoutCancel(ctx)) // goes on while clients are moved away
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer stop()
+	tasks.Go(func() { d.eval.run(life) })
+	if met, err := d.meet(ctx); !met {
+		return err
+	}
+	return d.runServer(ctx, life, secrets)
+}
+
+// meet waits for the other nodes if this is the first start. It returns false when ctx ended first, or with an error.
+func (d *Daemon) meet(ctx context.Context) (bool, error) {
+	fresh, err := storeIsNew(d.cfg)
+	if err != nil || !fresh {
+		return err == nil, err
+	}
+	r := newRendezvous(d.cfg, d.eval.kick)
+	d.meeting.Store(r)
+	d.eval.kick()
+	d.log.Info("the store is new: wait until all nodes are there", "cluster_size", len(d.cfg.Routes))
+	met, err := r.wait(ctx)
+	d.meeting.Store(nil)
+	return met, err
+}
+
+// secrets are what a node must be able to read before it starts.
+type secrets struct {
+	routePass string
+	identity  nkeys.KeyPair
+	publicKey string
+	static    staticDirectory
+}
+
+func (d *Daemon) loadSecrets() (s secrets, err error) {
+	if s.routePass, err = readClusterPass(d.cfg.ClusterPassFile); err != nil {
+		return s, err
+	}
+	if s.identity, err = loadOrCreateIdentity(d.cfg.internalIDFile()); err != nil {
+		return s, err
+	}
+	if s.publicKey, err = s.identity.PublicKey(); err != nil {
+		return s, fmt.Errorf("read the internal identity: %w", err)
+	}
+	s.static, err = readStaticKeys(d.cfg.StaticKeysFile)
+	return s, err
+}
+
+// fail ends the daemon; the first reason counts.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.fatal <- err:
+	default:
+	}
+}
+
+func (d *Daemon) newServer(s secrets) (*server.Server, error) {
+	opts, err := serverOptions(d.cfg, s.routePass)
+	if err != nil {
+		return nil, err
+	}
+	auth := &authenticator{log: d.log, directories: []directory{internalDirectory{s.publicKey}, s.static}}
+	opts.CustomClientAuthentication = auth
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errServer, err)
+	}
+	auth.account = srv.LookupAccount
+	srv.SetLoggerV2(&serverLog{log: d.log.With("from", "nats-server"), fatal: d.fatal}, false, false, false)
+	return srv, nil
+}
+
+// runServer starts the embedded server, which may take long when there is much to recover, and stays until the end.
+func (d *Daemon) runServer(ctx, life context.Context, s secrets) error {
+	srv, err := d.newServer(s)
+	if err != nil {
+		return err
+	}
+	d.log.Info("start", "version", d.cfg.Version, "replicas", d.cfg.Replicas, "sync", d.cfg.Sync, "cluster_size", len(d.cfg.Routes))
+	up := make(chan struct{})
+	go func() {
+		srv.Start()
+		close(up)
+	}()
+	select {
+	case <-up:
+	case err := <-d.fatal:
+		d.abandon(srv)
+		return err
+	case <-ctx.Done():
+		d.stopping.Store(true)
+		d.eval.kick()
+		d.abandon(srv)
+		return nil
+	}
+	return d.runControlPlane(ctx, life, srv, s)
+}
+
+// abandon shuts the server down, but does not wait for ever for one that hangs in its start.
+func (d *Daemon) abandon(srv *server.Server) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}()
+	t := time.NewTimer(stopGrace)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		d.log.Warn("the embedded server did not stop in time")
+	}
+}
+
+func (d *Daemon) runControlPlane(ctx, life context.Context, srv *server.Server, s secrets) error {
+	select {
+	case err := <-d.fatal: // said during the start, which returned all the same
+		d.abandon(srv)
+		return err
+	default:
+	}
+	nc, err := connectInternal(srv, s)
+	if err != nil {
+		d.abandon(srv)
+		return err
+	}
+	life, stop := context.WithCancel(life)
+	var tasks sync.WaitGroup
+	stopAPI, err := d.startTasks(life, &tasks, srv, nc, s)
+	if err == nil {
+		err = d.waitForEnd(ctx, srv)
+	}
+	d.stopping.Store(true)
+	d.eval.kick()
+	if stopAPI != nil {
+		err = errors.Join(err, stopAPI()) // the other nodes answer the control API from now on
+	}
+	stop()
+	tasks.Wait()
+	nc.Close()
+	if err != nil {
+		d.abandon(srv)
+		return err
+	}
+	d.lameDuck(srv)
+	return nil
+}
+
+// connectInternal logs in over a pipe, as the node's own identity.
+func connectInternal(srv *server.Server, s secrets) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name(internalName), nats.Nkey(s.publicKey, s.identity.Sign),
+		nats.MaxReconnects(-1), nats.ReconnectWait(internalReconnect), nats.ReconnectBufSize(-1), nats.IgnoreAuthErrorAbort(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // what matters is seen by the health evaluator
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded server: %w", err)
+	}
+	return nc, nil
+}
+
+func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *server.Server, nc *nats.Conn, s secrets) (stopAPI func() error, err error) {
+	js := jsAPI{nc: nc}
+	remote := newRemoteInfos(js)
+	n := &node{srv: srv, nc: nc, obs: newObserver(d.cfg.Name, srv, remote, d.beats)}
+	n.probe = newProber(js, d.log, d.record(s), d.eval.kick)
+	n.boot = &bootstrap{js: js, log: d.log, facts: d.facts, want: &d.want, size: len(d.cfg.Routes), kicks: make(chan struct{}, 1), onWant: d.eval.kick}
+	n.audit = &auditor{js: js, log: d.log, kicks: make(chan struct{}, 1), leading: func() bool { f, ok := d.facts(); return ok && leads(f) }}
+	d.running.Store(n)
+	d.eval.kick()
+	tasks.Go(func() { d.failOn(d.beats.run(ctx, nc)) })
+	tasks.Go(func() { d.failOn(n.boot.followSetting(ctx, nc)) })
+	tasks.Go(func() { remote.run(ctx) })
+	tasks.Go(func() { n.boot.run(ctx) })
+	tasks.Go(func() { n.probe.run(ctx) })
+	tasks.Go(func() { n.audit.run(ctx) })
+	tasks.Go(func() { newCatchup(srv, d.log, d.metrics.snapshots).run(ctx) })
+	sub, err := nc.Subscribe(subjectAudit, func(*nats.Msg) { n.audit.kick() })
+	if err != nil {
+		return nil, fmt.Errorf("listen for changes: %w", err)
+	}
+	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() })
+	a := &api{
+		js: js, log: d.log, node: d.cfg.Name, size: len(d.cfg.Routes), mayWrite: s.static.mayWrite,
+		health: d.eval.view, status: d.status, want: &d.want, count: d.metrics.count,
+		wantSet: func(r int) { d.wantSet(n, r) },
+		wrote:   func() { _ = nc.Publish(subjectAudit, nil) }, // a hint: the auditor looks on its own, too
+	}
+	svc, err := a.serve(ctx, nc)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := svc.Stop()
+		a.finish(ctx)
+		return errors.Join(err, nc.Flush())
+	}, nil
+}
+
+// subjectAudit tells the auditors, in CONTROL, that there is something to do.
+const subjectAudit = "unibus.internal.changed"
+
+func (d *Daemon) failOn(err error) {
+	if err != nil {
+		d.fail(err)
+	}
+}
+
+func (d *Daemon) wantSet(n *node, replicas int) {
+	n.boot.raise(strconv.Itoa(replicas))
+	_ = n.nc.Publish(subjectWant, []byte(strconv.Itoa(replicas))) // a hint: the setting is read regularly
+}
+
+func (d *Daemon) record(s secrets) nodeRecord {
+	client, cluster := d.cfg.ClientAdvertise, d.cfg.ClusterAdvertise
+	if client == "" {
+		client = d.cfg.ClientListen
+	}
+	if cluster == "" {
+		cluster = d.cfg.ClusterListen
+	}
+	return nodeRecord{Name: d.cfg.Name, PublicKey: s.publicKey, Client: client, Cluster: cluster, Version: d.cfg.Version, Started: d.started.UTC()}
+}
+
+// waitForEnd returns nil when ctx ends, and an error when the node cannot go on.
+func (d *Daemon) waitForEnd(ctx context.Context, srv *server.Server) error {
+	t := time.NewTicker(watchInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			d.log.Info("shut down", "lame_duck", d.cfg.LameDuck)
+			return nil
+		case err := <-d.fatal:
+			return err
+		case <-t.C:
+			if !srv.JetStreamEnabled() {
+				return ErrJetStreamLost
+			}
+		}
+	}
+}
+
+// lameDuck moves leaders and clients to the other nodes, then stops the server. It does not take longer than it was given.
+func (d *Daemon) lameDuck(srv *server.Server) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if d.cfg.LameDuck > 0 {
+			srv.LameDuckShutdown()
+		}
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}()
+	t := time.NewTimer(d.cfg.LameDuck + stopGrace)
+	defer t.Stop()
+	select {
+	case <-done:
+		return
+	case <-t.C:
+		d.log.Warn("the lame duck took too long")
+		d.abandon(srv)
+	}
+}
+
+// collect gathers the facts of this moment.
+func (d *Daemon) collect() health.Facts {
+	f := health.Facts{
+		Node: d.cfg.Name, ClusterSize: len(d.cfg.Routes), ShuttingDown: d.stopping.Load(),
+		WantReplicas: d.want.get(), Sync: d.cfg.Sync, ProbeAge: d.probeAge(),
+	}
+	if r := d.meeting.Load(); r != nil {
+		f.Gathering, f.Peers = true, r.present()
+	}
+	n := d.running.Load()
+	if n == nil {
+		return f
+	}
+	f.Started = n.srv.Running()
+	f.Internal = n.nc.IsConnected()
+	n.obs.observe(&f)
+	return f
+}
+
+func (d *Daemon) facts() (health.Facts, bool) {
+	s := d.eval.latest.Load()
+	if s == nil || time.Since(s.at) > health.StaleLimit {
+		return health.Facts{}, false
+	}
+	return s.facts, true
+}
+
+func (d *Daemon) probeAge() time.Duration {
+	if n := d.running.Load(); n != nil {
+		return n.probe.age()
+	}
+	return health.Never
+}
+
+// changed wakes those who wait for what the evaluator has just seen.
+func (d *Daemon) changed(before, after *snapshot) {
+	n := d.running.Load()
+	if n == nil || before == nil {
+		return
+	}
+	if nodesLeader(before.facts) != nodesLeader(after.facts) || before.Quorum.Have < after.Quorum.Have {
+		n.probe.kick()
+	}
+	if !leads(before.facts) && leads(after.facts) {
+		n.boot.kick()
+		n.audit.kick()
+	}
+}
+
+// nodesLeader is the leader of the bucket that the probe writes to.
+func nodesLeader(f health.Facts) string {
+	for _, b := range f.Buckets {
+		if b.Name == BucketNodes {
+			return b.Group.Leader + b.Leader
+		}
+	}
+	return ""
+}
+
+func (d *Daemon) counts() (routes, clients int, probeFailures uint64) {
+	n := d.running.Load()
+	if n == nil {
+		return 0, 0, 0
+	}
+	return n.srv.NumRoutes(), n.srv.NumClients(), n.probe.failed.Load()
+}

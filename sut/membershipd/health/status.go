@@ -1,0 +1,68 @@
+// Package health decides whether a node may call itself ready.
+//
+// It is a pure function from observed facts ([Facts]) to a judgement ([Judge]), so that every way in which a node can be wrong about
+// itself is a row in a table of tests. It knows nothing of NATS: the daemon collects the facts.
+package health
+
+// Status is the JSON document that a node gives of itself (/statusz, and the control API's cluster.status).
+type Status struct {
+	Node          string   `json:"node"`
+	Version       string   `json:"version"`
+	Digest        string   `json:"digest"` // "sha256:<hex>" of the running binary
+	Ready         bool     `json:"ready"`
+	Reason        string   `json:"reason"`  // the first of Reasons, "" when ready
+	Reasons       []string `json:"reasons"` // why the node is not ready
+	ClusterSize   int      `json:"cluster_size"`
+	Quorum        Quorum   `json:"quorum"`
+	MetaLeader    string   `json:"meta_leader"`
+	Peers         []Peer   `json:"peers"`   // the other nodes that this node knows of
+	Buckets       []Bucket `json:"buckets"` // the six control-plane buckets
+	Audit         Bucket   `json:"audit"`   // the audit stream
+	Posture       Posture  `json:"posture"`
+	ProbeSeconds  float64  `json:"probe_seconds"`  // since the last successful write through a quorum was begun; -1 for never
+	AgeSeconds    float64  `json:"age_seconds"`    // since this judgement was made
+	UptimeSeconds float64  `json:"uptime_seconds"` // since the process started
+}
+
+// Quorum counts the nodes that take part, this one included.
+type Quorum struct {
+	Have int `json:"have"`
+	Need int `json:"need"`
+}
+
+// Peer is another node as seen from this one.
+type Peer struct {
+	Name        string  `json:"name"`
+	SeenSeconds float64 `json:"seen_seconds"` // since it was last heard of; -1 for never in this process's life
+	Current     bool    `json:"current"`      // it counts towards the quorum
+	Connected   bool    `json:"connected"`    // there is a route to it
+}
+
+// Bucket is one control-plane bucket, or the audit stream, as seen from this node.
+type Bucket struct {
+	Name         string `json:"name"`
+	Leader       string `json:"leader"`
+	Replicas     int    `json:"replicas"`
+	WantReplicas int    `json:"want_replicas"`
+	Current      bool   `json:"current"` // it can be written, and this node's replica (if it holds one) is up to date
+	Lag          uint64 `json:"lag"`     // entries that this node's replica, or for the leader the slowest replica, is behind
+	Exists       bool   `json:"exists"`
+	Local        bool   `json:"local"` // this node holds a replica
+}
+
+// States of a posture.
+const (
+	PostureOK       = "OK"
+	PostureDegraded = "DEGRADED"
+)
+
+// Posture says how much the cluster can bear, which is not the same as whether it serves now.
+type Posture struct {
+	State    string `json:"state"` // OK, or DEGRADED: the loss of one more node may stop the control plane
+	Why      string `json:"why"`
+	Enforce  bool   `json:"enforce"`
+	TLS      bool   `json:"tls"`
+	ACL      bool   `json:"acl"`
+	Sync     string `json:"sync"`
+	Replicas int    `json:"replicas"` // effective R: the larger of the flag and the cluster-wide setting
+}

@@ -1,0 +1,209 @@
+package membershipd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Error codes of JetStream's API that decide something here.
+const (
+	codeNoMessage      = 10037
+	codeStreamNotFound = 10059
+	codeWrongSequence  = 10071 // the last sequence is another one
+	codeInProcess      = 10164 // a write to the same subject is under way: checked before anything is stored
+)
+
+// Headers of JetStream.
+const (
+	headerExpectSeq     = "Nats-Expected-Last-Subject-Sequence"
+	headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
+)
+
+var errNotConnected = errors.New("the control plane's own connection is down")
+
+// jsAPI speaks JetStream's protocol without the client library's conveniences: one call is one message, and there
+// are no retries that would blur whether something was done.
+type jsAPI struct {
+	nc *nats.Conn
+}
+
+// apiError is JetStream's refusal of a request.
+type apiError struct {
+	Code        int    `json:"code"`
+	ErrCode     int    `json:"err_code"`
+	Description string `json:"description"`
+}
+
+// Error implements error.
+func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Description, e.ErrCode) }
+
+func hasCode(err error, codes ...int) bool {
+	var e *apiError
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.ErrCode == c {
+			return true
+		}
+	}
+	return false
+}
+
+// certainlyNotSent is true for errors that are known before anybody could have received the request.
+func certainlyNotSent(err error) bool {
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, errNotConnected)
+}
+
+// call sends a request to JetStream and decodes the answer into resp.
+func (a jsAPI) call(ctx context.Context, subject string, req, resp any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	return a.exchange(ctx, &nats.Msg{Subject: subject, Data: body}, resp)
+}
+
+func (a jsAPI) exchange(ctx context.Context, msg *nats.Msg, resp any) error {
+	if !a.nc.IsConnected() {
+		return errNotConnected
+	}
+	answer, err := a.nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		return err
+	}
+	var failed struct {
+		Error *apiError `json:"error"`
+	}
+	if err := json.Unmarshal(answer.Data, &failed); err != nil {
+		return fmt.Errorf("decode JetStream's answer: %w", err)
+	}
+	if failed.Error != nil {
+		return failed.Error
+	}
+	if err := json.Unmarshal(answer.Data, resp); err != nil {
+		return fmt.Errorf("decode JetStream's answer: %w", err)
+	}
+	return nil
+}
+
+// streamInfo is answered by the stream's leader.
+func (a jsAPI) streamInfo(ctx context.Context, stream string) (jetstream.StreamInfo, error) {
+	var info jetstream.StreamInfo
+	err := a.call(ctx, "$JS.API.STREAM.INFO."+stream, struct{}{}, &info)
+	return info, err
+}
+
+// subjects lists the subjects with messages that match filter, as the stream's leader knows them.
+func (a jsAPI) subjects(ctx context.Context, stream, filter string) ([]string, error) {
+	var all []string
+	for {
+		var info struct {
+			jetstream.StreamInfo
+			Total int `json:"total"`
+		}
+		req := map[string]any{"subjects_filter": filter, "offset": len(all)}
+		if err := a.call(ctx, "$JS.API.STREAM.INFO."+stream, req, &info); err != nil {
+			return nil, err
+		}
+		for s := range info.State.Subjects {
+			all = append(all, s)
+		}
+		if len(info.State.Subjects) == 0 || len(all) >= info.Total {
+			return all, nil
+		}
+	}
+}
+
+func (a jsAPI) createStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	var info jetstream.StreamInfo
+	return a.call(ctx, "$JS.API.STREAM.CREATE."+cfg.Name, cfg, &info)
+}
+
+func (a jsAPI) updateStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	var info jetstream.StreamInfo
+	return a.call(ctx, "$JS.API.STREAM.UPDATE."+cfg.Name, cfg, &info)
+}
+
+// storedMsg is a message as a stream's leader returns it.
+type storedMsg struct {
+	subject string
+	seq     uint64
+	when    time.Time
+	header  nats.Header
+	data    []byte
+}
+
+// last reads the last message of a subject from the stream's leader; no message is not an error, and has sequence 0.
+func (a jsAPI) last(ctx context.Context, stream, subject string) (storedMsg, error) {
+	return a.msgGet(ctx, stream, map[string]any{"last_by_subj": subject})
+}
+
+// next reads the first message with at least that sequence whose subject matches filter.
+func (a jsAPI) next(ctx context.Context, stream string, seq uint64, filter string) (storedMsg, error) {
+	return a.msgGet(ctx, stream, map[string]any{"seq": seq, "next_by_subj": filter})
+}
+
+func (a jsAPI) msgGet(ctx context.Context, stream string, req any) (storedMsg, error) {
+	var resp struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := a.call(ctx, "$JS.API.STREAM.MSG.GET."+stream, req, &resp)
+	if hasCode(err, codeNoMessage) {
+		return storedMsg{}, nil
+	}
+	if err != nil {
+		return storedMsg{}, err
+	}
+	m := storedMsg{subject: resp.Message.Subject, seq: resp.Message.Seq, when: resp.Message.Time, data: resp.Message.Data}
+	if len(resp.Message.Header) > 0 {
+		if m.header, err = nats.DecodeHeadersMsg(resp.Message.Header); err != nil {
+			return storedMsg{}, fmt.Errorf("decode a stored message's headers: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// expectation makes a write conditional on the last sequence of a subject, by default the one that is written to.
+type expectation struct {
+	seq     uint64
+	subject string
+}
+
+// publish writes one message to a stream and returns its sequence once a majority has it.
+func (a jsAPI) publish(ctx context.Context, subject string, header nats.Header, data []byte, expect *expectation) (uint64, error) {
+	msg := &nats.Msg{Subject: subject, Header: nats.Header{}, Data: data}
+	for k, v := range header {
+		msg.Header[k] = v
+	}
+	if expect != nil {
+		msg.Header.Set(headerExpectSeq, strconv.FormatUint(expect.seq, 10))
+		if expect.subject != "" {
+			msg.Header.Set(headerExpectSubject, expect.subject)
+		}
+	}
+	var ack struct {
+		Stream string `json:"stream"`
+		Seq    uint64 `json:"seq"`
+	}
+	if err := a.exchange(ctx, msg, &ack); err != nil {
+		return 0, err
+	}
+	if ack.Stream == "" || ack.Seq == 0 {
+		return 0, errors.New("JetStream's answer is not an acknowledgement")
+	}
+	return ack.Seq, nil
+}

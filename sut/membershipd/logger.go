@@ -1,0 +1,42 @@
+package membershipd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// errServer is wrapped by what the embedded server calls fatal.
+var errServer = errors.New("the embedded server failed")
+
+// serverLog hands the embedded server's lines to slog. What the server calls fatal must end the process: after Fatalf it
+// simply returns from where it was, and would run on without its listener or without JetStream.
+type serverLog struct {
+	log   *slog.Logger
+	fatal chan<- error // buffered; the first error counts
+}
+
+// Noticef implements the embedded server's Logger.
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Info(fmt.Sprintf(format, v...)) }
+
+// Warnf implements the embedded server's Logger.
+func (l *serverLog) Warnf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
+
+// Errorf implements the embedded server's Logger.
+func (l *serverLog) Errorf(format string, v ...any) { l.log.Error(fmt.Sprintf(format, v...)) }
+
+// Debugf implements the embedded server's Logger.
+func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+
+// Tracef implements the embedded server's Logger.
+func (l *serverLog) Tracef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+
+// Fatalf implements the embedded server's Logger.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	msg := fmt.Sprintf(format, v...)
+	l.log.Error(msg)
+	select {
+	case l.fatal <- fmt.Errorf("%w: %s", errServer, msg):
+	default: // one is enough
+	}
+}

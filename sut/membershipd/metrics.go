@@ -1,0 +1,122 @@
+package membershipd
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/unibus/unibus/sut/membershipd/health"
+)
+
+// metrics has a registry of its own, so that several daemons can run in one process.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	latency  *prometheus.HistogramVec
+	// snapshots counts the streams that were snapshotted for a replica that did not catch up.
+	snapshots prometheus.Counter
+}
+
+func newMetrics(d *Daemon) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "unibus_api_requests_total", Help: "Requests to the control API that this node answered."}, []string{"endpoint", "code"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "unibus_api_request_seconds", Help: "Time to answer a request to the control API.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}}, []string{"endpoint"}),
+		snapshots: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "unibus_catchup_snapshots_total", Help: "Snapshots of streams that this node leads, taken for a replica that did not catch up."}),
+	}
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		m.requests, m.latency, m.snapshots, &nodeCollector{d: d})
+	return m
+}
+
+func (m *metrics) count(endpoint, code string, took time.Duration) {
+	m.requests.WithLabelValues(endpoint, code).Inc()
+	m.latency.WithLabelValues(endpoint).Observe(took.Seconds())
+}
+
+// nodeCollector reads the latest judgement when it is scraped.
+type nodeCollector struct {
+	d *Daemon
+}
+
+func gauge(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("unibus_"+name, help, labels, nil)
+}
+
+var (
+	descInfo        = gauge("info", "Always 1; the labels tell the node's name and version.", "node", "version")
+	descReady       = gauge("ready", "1 if the node says that it is ready.")
+	descHave        = gauge("quorum_have", "Nodes that take part, this one included.")
+	descNeed        = gauge("quorum_need", "Nodes that must take part.")
+	descSize        = gauge("cluster_size", "Nodes that are configured.")
+	descLeader      = gauge("meta_leader", "1 for the node that this one takes for the meta leader.", "leader")
+	descIsLeader    = gauge("is_meta_leader", "1 if this node leads the meta group.")
+	descReplicas    = gauge("bucket_replicas", "Replicas of a control-plane stream.", "bucket")
+	descWant        = gauge("bucket_want_replicas", "Wanted replicas of every control-plane stream.")
+	descCurrent     = gauge("bucket_current", "1 if the stream can be written and this node's replica is current.", "bucket")
+	descLag         = gauge("bucket_lag", "Entries that a replica is behind.", "bucket")
+	descPeer        = gauge("peer_seen_seconds", "Since another node was last heard of; -1 for never.", "peer")
+	descProbe       = gauge("probe_age_seconds", "Since the last write through a quorum was begun; -1 for never.")
+	descAge         = gauge("judgement_age_seconds", "Since readiness was last judged.")
+	descDegraded    = gauge("posture_degraded", "1 if the loss of one more node may stop the control plane.")
+	descRoutes      = gauge("routes", "Open routes.")
+	descConnections = gauge("connections", "Open client connections, the node's own included.")
+	descProbeFailed = prometheus.NewDesc("unibus_probe_failures_total", "Probe writes that failed.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descInfo, descReady, descHave, descNeed, descSize, descLeader, descIsLeader, descReplicas, descWant,
+		descCurrent, descLag, descPeer, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
+	set := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	s := c.d.status()
+	set(descInfo, 1, s.Node, s.Version)
+	set(descReady, one(s.Ready))
+	set(descHave, float64(s.Quorum.Have))
+	set(descNeed, float64(s.Quorum.Need))
+	set(descSize, float64(s.ClusterSize))
+	if s.MetaLeader != "" {
+		set(descLeader, 1, s.MetaLeader)
+	}
+	set(descIsLeader, one(s.MetaLeader == s.Node))
+	set(descWant, float64(s.Posture.Replicas))
+	set(descProbe, s.ProbeSeconds)
+	set(descAge, s.AgeSeconds)
+	set(descDegraded, one(s.Posture.State != health.PostureOK))
+	for _, p := range s.Peers {
+		set(descPeer, p.SeenSeconds, p.Name)
+	}
+	streams := s.Buckets
+	if s.Audit.Name != "" {
+		streams = append(streams[:len(streams):len(streams)], s.Audit)
+	}
+	for _, b := range streams {
+		set(descReplicas, float64(b.Replicas), b.Name)
+		set(descCurrent, one(b.Current), b.Name)
+		set(descLag, float64(b.Lag), b.Name)
+	}
+	routes, clients, failures := c.d.counts()
+	set(descRoutes, float64(routes))
+	set(descConnections, float64(clients))
+	ch <- prometheus.MustNewConstMetric(descProbeFailed, prometheus.CounterValue, float64(failures))
+}
+
+func one(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
