@@ -1,0 +1,44 @@
+package check
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// checkers is every checker by the name that stands in scenarios and proofs.
+var checkers = map[string]func() Checker{
+	"stream-accounting": func() Checker { return &StreamAccounting{} },
+	"replica-agreement": func() Checker { return &ReplicaAgreement{} },
+	"kv-linearizable":   func() Checker { return &KVLinearizable{} },
+	"kv-durable":        func() Checker { return &KVDurable{} },
+	"no-ack":            func() Checker { return &NoAck{} },
+	"availability":      func() Checker { return &Availability{} },
+	"health":            func() Checker { return &HealthCheck{} },
+	"health-truth":      func() Checker { return &HealthTruth{} },
+	"converged":         func() Checker { return &Converged{} },
+	"faults":            func() Checker { return &Faults{} },
+	"preconditions":     func() Checker { return &Preconditions{} },
+	"consumer":          func() Checker { return &Consumers{} },
+	"client-gaps":       func() Checker { return &ClientGaps{} },
+	"monotonic-direct":  func() Checker { return &StaleReads{} },
+}
+
+// strict decodes parameters: a field that the checker does not have, or anything after the value, is an error, because a
+// misspelt bound would otherwise be no bound at all. No parameters mean the defaults.
+func strict(raw json.RawMessage, into any) error {
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("decode: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("decode: something follows the value")
+	}
+	return nil
+}
