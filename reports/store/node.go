@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/unibus/unibus/reports/history"
+)
+
+// SourceBlocks is how a record of a run names copies that were read from files.
+const SourceBlocks = "blocks"
+
+// ReadNode reads every stream below root and returns one record per stream. A stream that cannot be read has Err set; the error
+// is for the store as a whole. The times of the records are left to whoever writes them down.
+func ReadNode(ctx context.Context, root, nodeID string) ([]history.Replica, error) {
+	return ReadNodeAt(ctx, root, nodeID, time.Now())
+}
+
+// ReadNodeAt is ReadNode at a given time, see Stream.ReadAt: nodes that are compared must be read with the same one.
+func ReadNodeAt(ctx context.Context, root, nodeID string, at time.Time) ([]history.Replica, error) {
+	streams, err := Streams(root)
+	if err != nil {
+		return nil, fmt.Errorf("read store of %s: %w", nodeID, err)
+	}
+	out := make([]history.Replica, 0, len(streams))
+	for _, s := range streams {
+		c, err := s.ReadAt(ctx, at)
+		if ctxErr := ctx.Err(); err != nil && ctxErr != nil && errors.Is(err, ctxErr) {
+			return nil, fmt.Errorf("read store of %s: %w", nodeID, err)
+		}
+		out = append(out, Replica(nodeID, s, c, err))
+	}
+	return out, nil
+}
+
+// Replica is the record of one copy, or of the failure to read it.
+func Replica(nodeID string, s Stream, c Copy, err error) history.Replica {
+	r := history.Replica{Node: nodeID, Target: s.Target(), Source: SourceBlocks, Replicas: s.Config.Replicas}
+	if err != nil {
+		r.Err = err.Error()
+		return r
+	}
+	r.First, r.Last, r.Msgs, r.Bytes = c.First, c.Last, c.Msgs, c.Bytes
+	r.Deleted, r.Digest, r.Damaged = c.Deleted, c.Digest, c.Corrupt()
+	return r
+}
