@@ -1,0 +1,38 @@
+package faults
+
+import "github.com/unibus/unibus/sut/cluster"
+
+// Entry is one verb of the catalogue.
+type Entry struct {
+	Name  string               `json:"name"`
+	Group string               `json:"group"` // process, network, disk
+	Needs []cluster.Capability `json:"needs"`
+	Doc   string               `json:"doc"`
+	Make  Verb                 `json:"-"`
+}
+
+// Catalogue lists all verbs.
+func Catalogue() []Entry {
+	life, net, disk := cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage
+	return []Entry{
+		{"kill", "process", caps(life), "SIGKILL; healing starts the node again", Kill},
+		{"stop", "process", caps(life), "SIGTERM, and the clean exit that follows; healing starts the node again", Stop},
+		{"pause", "process", caps(life), "SIGSTOP: the process stands still with its sockets open; healing sends SIGCONT", Pause},
+		{"restart", "process", caps(life), "SIGTERM and a new start at once", Restart},
+		{"wipe", "disk", caps(disk), "everything in the data directory of a stopped node is removed", Wipe},
+		{"kill-and-wipe", "disk", caps(life, disk), "SIGKILL and a lost volume; healing starts the node with nothing", KillAndWipe},
+		{"isolate", "network", caps(net), "no packet passes between the node and any other node, both ways; clients still reach it", Isolate},
+	}
+}
+
+// Lookup finds a verb of the catalogue by its name.
+func Lookup(name string) (Entry, bool) {
+	for _, e := range Catalogue() {
+		if e.Name == name {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+func caps(c ...cluster.Capability) []cluster.Capability { return c }

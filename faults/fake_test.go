@@ -1,0 +1,292 @@
+package faults_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/unibus/unibus/faults"
+	"github.com/unibus/unibus/faults/agent"
+	"github.com/unibus/unibus/sut/cluster"
+)
+
+// fakeCluster is a cluster in memory: processes, volumes and packets behave as the real ones do, as far as the faults can tell.
+type fakeCluster struct {
+	nodes []*fakeNode
+
+	mu    sync.Mutex
+	drops map[string]*fakePartition // by node and id
+}
+
+type fakePartition struct {
+	node    *fakeNode
+	peers   []string
+	in, out uint64
+	until   time.Time
+}
+
+type fakeNode struct {
+	c       *fakeCluster
+	id      cluster.NodeID
+	monitor string
+
+	mu          sync.Mutex
+	state       cluster.State
+	usage       cluster.Usage
+	lives       int
+	renewals    int
+	deaf        bool // signals have no effect
+	stubborn    bool // SIGTERM has no effect
+	exitCode    int  // of a SIGKILL; 0 means 137
+	startErrs   int  // so many Starts fail first
+	agentErr    error
+	leaky       bool // its partitions drop nothing
+	wipesNot    bool
+	unreachable bool // nothing answers there
+}
+
+func newFake(size int) *fakeCluster {
+	c := &fakeCluster{drops: map[string]*fakePartition{}}
+	for i := range size {
+		n := &fakeNode{c: c, id: cluster.NodeID(fmt.Sprintf("n%d", i+1)), usage: cluster.Usage{Files: 10, Bytes: 1000}}
+		n.state = n.life()
+		c.nodes = append(c.nodes, n)
+	}
+	return c
+}
+
+func (c *fakeCluster) Spec() cluster.Spec { return cluster.Spec{Size: len(c.nodes)} }
+func (c *fakeCluster) Nodes() []cluster.Node {
+	var out []cluster.Node
+	for _, n := range c.nodes {
+		out = append(out, n)
+	}
+	return out
+}
+func (c *fakeCluster) Collect(context.Context, string) error { return nil }
+func (c *fakeCluster) Close(context.Context) error           { return nil }
+
+func (c *fakeCluster) node(id string) *fakeNode {
+	return c.nodes[slices.IndexFunc(c.nodes, func(n *fakeNode) bool { return string(n.id) == id })]
+}
+
+func (n *fakeNode) life() cluster.State {
+	n.lives++
+	return cluster.State{Running: true, PID: 10 + n.lives, StartTime: uint64(1000 * n.lives)}
+}
+
+func (n *fakeNode) ID() cluster.NodeID           { return n.id }
+func (n *fakeNode) Endpoints() cluster.Endpoints { return cluster.Endpoints{Monitor: n.monitor} }
+func (n *fakeNode) PeerAddr() string             { return "192.0.2." + strings.TrimPrefix(string(n.id), "n") }
+func (n *fakeNode) Agent() cluster.Agent         { return n }
+func (n *fakeNode) Logs(context.Context) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("")), nil
+}
+
+func (n *fakeNode) State(ctx context.Context) (cluster.State, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.state, ctx.Err()
+}
+
+func (n *fakeNode) Start(context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.startErrs > 0 {
+		n.startErrs--
+		return errors.New("port taken")
+	}
+	if n.state.Running {
+		return cluster.ErrRunning
+	}
+	n.state = n.life()
+	n.usage = cluster.Usage{Files: n.usage.Files + 1, Bytes: n.usage.Bytes + 100}
+	return nil
+}
+
+func (n *fakeNode) Signal(_ context.Context, sig syscall.Signal) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case !n.state.Running:
+		return cluster.ErrNotRunning
+	case n.deaf:
+	case sig == syscall.SIGKILL:
+		code := n.exitCode
+		if code == 0 {
+			code = 137
+		}
+		n.state = cluster.State{ExitCode: code}
+	case sig == syscall.SIGTERM && !n.stubborn:
+		n.state = cluster.State{}
+	case sig == syscall.SIGSTOP:
+		n.state.Paused = true
+	case sig == syscall.SIGCONT:
+		n.state.Paused = false
+	}
+	return nil
+}
+
+func (n *fakeNode) WaitExit(ctx context.Context) error {
+	for {
+		if s, _ := n.State(ctx); !s.Running {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (n *fakeNode) Usage(context.Context) (cluster.Usage, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.usage, nil
+}
+
+func (n *fakeNode) Wipe(context.Context) (cluster.Usage, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.state.Running {
+		return n.usage, cluster.ErrRunning
+	}
+	before := n.usage
+	if !n.wipesNot {
+		n.usage = cluster.Usage{}
+	}
+	return before, nil
+}
+
+func (n *fakeNode) CopyStore(context.Context, string) error { return nil }
+
+// Call is the agent.
+func (n *fakeNode) Call(ctx context.Context, method string, params, result any) error {
+	n.mu.Lock()
+	err := n.agentErr
+	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	var res any
+	switch p := params.(type) {
+	case agent.PartitionParams:
+		n.c.drops[string(n.id)+p.ID] = &fakePartition{node: n, peers: p.Peers, until: time.Now().Add(agent.Lease)}
+	case agent.HealParams:
+		delete(n.c.drops, string(n.id)+p.ID)
+	case agent.CountersParams:
+		r := agent.PartitionResult{ID: p.ID}
+		if d := n.c.drops[string(n.id)+p.ID]; d != nil {
+			r.Present, r.DroppedIn, r.DroppedOut = time.Now().Before(d.until), d.in, d.out
+		}
+		res = r
+	case agent.DialParams:
+		res = n.dial(p)
+	case nil:
+		if method == agent.MethodRenew {
+			n.renew()
+		}
+	}
+	if result == nil || res == nil {
+		return ctx.Err()
+	}
+	b, err := json.Marshal(res)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, result)
+}
+
+func (n *fakeNode) renew() {
+	n.renewals++
+	for _, d := range n.c.drops {
+		if d.node == n && time.Now().Before(d.until) {
+			d.until = time.Now().Add(agent.Lease)
+		}
+	}
+}
+
+// dial is answered unless this end drops what goes out, or the other end is unreachable.
+func (n *fakeNode) dial(p agent.DialParams) agent.DialResult {
+	host, _, _ := net.SplitHostPort(p.Address)
+	for _, d := range n.c.drops {
+		if d.node == n && slices.Contains(d.peers, host) && !n.leaky {
+			d.out++
+			return agent.DialResult{Error: "i/o timeout"}
+		}
+	}
+	for _, o := range n.c.nodes {
+		if o.PeerAddr() == host && o.unreachable {
+			return agent.DialResult{Error: "i/o timeout"}
+		}
+	}
+	return agent.DialResult{Answered: true, Connected: true}
+}
+
+// view is what a node's monitoring says: the leader and the holders of groups.
+type view struct{ Leader, Holders string }
+
+// monitored gives every node a /jsz that says meta is led by meta, and what streams says of ACC's streams.
+func (c *fakeCluster) monitored(t *testing.T, meta string, streams map[string]view) *fakeCluster {
+	t.Helper()
+	for _, n := range c.nodes {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			var ss []any
+			for _, name := range slices.Sorted(maps.Keys(streams)) {
+				v := streams[name]
+				holders := strings.Split(v.Holders, ",")
+				if !slices.Contains(holders, string(n.id)) {
+					continue
+				}
+				var peers []any
+				for _, h := range holders {
+					if h != string(n.id) {
+						peers = append(peers, map[string]any{"name": h})
+					}
+				}
+				ss = append(ss, map[string]any{"name": name, "cluster": map[string]any{"leader": v.Leader, "replicas": peers}})
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{
+				"meta_cluster":    map[string]any{"leader": meta, "cluster_size": len(c.nodes)},
+				"account_details": []any{map[string]any{"name": "ACC", "stream_detail": ss}},
+			})
+		}))
+		t.Cleanup(srv.Close)
+		n.monitor = srv.URL
+	}
+	return c
+}
+
+// script records the stages that an injector reports.
+type script struct {
+	stages []string
+	seen   map[string]faults.Observation
+}
+
+func (s *script) report(stage string, _ faults.Fault, o faults.Observation, _ time.Duration) {
+	s.stages = append(s.stages, stage)
+	if s.seen == nil {
+		s.seen = map[string]faults.Observation{}
+	}
+	s.seen[stage] = o
+}
+
+func newInjector(c cluster.Cluster) (*faults.Injector, *script) {
+	s := &script{}
+	return &faults.Injector{Cluster: c, Report: s.report, Limits: faults.Limits{InForce: 100 * time.Millisecond, Healed: 500 * time.Millisecond}}, s
+}

@@ -1,0 +1,496 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/unibus/unibus/faults"
+	"github.com/unibus/unibus/faults/agent"
+	"github.com/unibus/unibus/sut/cluster"
+)
+
+var wholeRun = []string{"absent", "decided", "in-force", "bystander", "still-on", "healing", "healed"}
+
+func prepare(t *testing.T, e faults.Entry, c *fakeCluster, victims ...cluster.NodeID) {
+	t.Helper()
+	if e.Name != "wipe" {
+		return
+	}
+	for _, v := range victims {
+		c.node(string(v)).state = cluster.State{ExitCode: 137}
+	}
+}
+
+func TestEveryVerbRunsThroughItsStages(t *testing.T) {
+	for _, e := range faults.Catalogue() {
+		for _, victims := range [][]cluster.NodeID{{"n2"}, {"n1", "n3"}} {
+			f := e.Make(victims...)
+			t.Run(f.Name(), func(t *testing.T) {
+				c := newFake(3)
+				prepare(t, e, c, victims...)
+				i, s := newInjector(c)
+				held := false
+				err := i.Run(t.Context(), f, func(context.Context) error { held = true; return nil })
+				if err != nil || !held {
+					t.Fatalf("run: %v, held %v", err, held)
+				}
+				want := wholeRun
+				if e.Name == "isolate" && len(victims) == 2 { // one unaffected node is no pair
+					want = slices.DeleteFunc(slices.Clone(want), func(s string) bool { return s == "bystander" })
+				}
+				if !slices.Equal(s.stages, want) {
+					t.Errorf("stages %v, want %v", s.stages, want)
+				}
+				if !s.seen["in-force"].InForce || s.seen["absent"].InForce || s.seen["healed"].InForce || s.seen["healed"].Partial {
+					t.Errorf("observations: %+v", s.seen)
+				}
+			})
+		}
+	}
+}
+
+func TestNoopIsNeverInForce(t *testing.T) {
+	for _, e := range faults.Catalogue() {
+		t.Run(e.Name, func(t *testing.T) {
+			c := newFake(3)
+			prepare(t, e, c, "n2")
+			i, s := newInjector(c)
+			f := faults.Noop(e.Make("n2"))
+			if !faults.IsNoop(f) || faults.IsNoop(e.Make("n2")) {
+				t.Error("IsNoop does not tell them apart")
+			}
+			err := i.Inject(t.Context(), f)
+			if !errors.Is(err, faults.ErrNotInForce) {
+				t.Fatalf("inject: %v, want ErrNotInForce", err)
+			}
+			if slices.Contains(s.stages, "in-force") || !slices.Contains(s.stages, "not-seen") {
+				t.Errorf("stages %v", s.stages)
+			}
+		})
+	}
+}
+
+// An Inject whose signals, wipes or rules have no effect must be caught too, not only one that is never called.
+func TestIneffectiveFaultIsNotInForce(t *testing.T) {
+	cases := []struct {
+		verb  string
+		spoil func(n *fakeNode)
+	}{
+		{"kill", func(n *fakeNode) { n.deaf = true }},
+		{"kill", func(n *fakeNode) { n.exitCode = 1 }}, // it died, but not of SIGKILL
+		{"pause", func(n *fakeNode) { n.deaf = true }},
+		{"wipe", func(n *fakeNode) { n.wipesNot = true; n.state = cluster.State{} }},
+		{"wipe", func(n *fakeNode) { n.usage = cluster.Usage{}; n.state = cluster.State{} }}, // nothing was there to lose
+		{"kill-and-wipe", func(n *fakeNode) { n.wipesNot = true }},
+		{"isolate", func(n *fakeNode) { n.leaky = true }},
+	}
+	for _, tc := range cases {
+		t.Run(tc.verb, func(t *testing.T) {
+			c := newFake(3)
+			tc.spoil(c.node("n2"))
+			e, ok := faults.Lookup(tc.verb)
+			if !ok {
+				t.Fatal("no such verb")
+			}
+			i, _ := newInjector(c)
+			err := i.Inject(t.Context(), e.Make("n2"))
+			if !errors.Is(err, faults.ErrNotInForce) {
+				t.Errorf("inject: %v, want ErrNotInForce", err)
+			}
+			var stage *faults.StageError
+			if !errors.As(err, &stage) || stage.Last.Detail == "" {
+				t.Errorf("the error %v carries no observation", err)
+			}
+		})
+	}
+}
+
+func TestVictimsAreChecked(t *testing.T) {
+	for _, e := range faults.Catalogue() {
+		t.Run(e.Name, func(t *testing.T) {
+			c := newFake(3)
+			for _, tc := range []struct {
+				victims []cluster.NodeID
+				want    error
+			}{{nil, faults.ErrUnscoped}, {[]cluster.NodeID{"n9"}, faults.ErrUnknownNode}} {
+				f := e.Make(tc.victims...)
+				if err := f.Inject(t.Context(), c); !errors.Is(err, tc.want) {
+					t.Errorf("inject on %v: %v, want %v", tc.victims, err, tc.want)
+				}
+				if _, err := f.InForce(t.Context(), c); !errors.Is(err, tc.want) {
+					t.Errorf("probe on %v: %v, want %v", tc.victims, err, tc.want)
+				}
+				i, s := newInjector(c)
+				if err := i.Inject(t.Context(), f); !errors.Is(err, tc.want) || len(s.stages) > 0 {
+					t.Errorf("injector on %v: %v, want %v; stages %v", tc.victims, err, tc.want, s.stages)
+				}
+				if err := i.Heal(t.Context(), f); !errors.Is(err, tc.want) {
+					t.Errorf("heal on %v: %v, want %v", tc.victims, err, tc.want)
+				}
+			}
+		})
+	}
+	if err := faults.Group("nothing").Inject(t.Context(), newFake(3)); !errors.Is(err, faults.ErrUnscoped) {
+		t.Errorf("an empty group: %v", err)
+	}
+}
+
+func TestVictimMustBeAsTheVerbNeedsIt(t *testing.T) {
+	dead := cluster.State{ExitCode: 137}
+	paused := cluster.State{Running: true, Paused: true, PID: 1, StartTime: 1}
+	cases := []struct {
+		fault faults.Fault
+		state cluster.State
+		want  error // nil: any
+	}{
+		{faults.Kill("n2"), dead, cluster.ErrNotRunning},
+		{faults.Stop("n2"), dead, cluster.ErrNotRunning},
+		{faults.Restart("n2"), dead, cluster.ErrNotRunning},
+		{faults.Pause("n2"), dead, cluster.ErrNotRunning},
+		{faults.Pause("n2"), paused, nil},
+		{faults.Wipe("n2"), cluster.State{Running: true}, cluster.ErrRunning},
+	}
+	for _, tc := range cases {
+		t.Run(tc.fault.Name(), func(t *testing.T) {
+			c := newFake(3)
+			c.node("n2").state = tc.state
+			err := tc.fault.Inject(t.Context(), c)
+			if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
+				t.Fatalf("inject: %v, want %v", err, tc.want)
+			}
+			if err := tc.fault.Heal(t.Context(), c); err != nil {
+				t.Errorf("heal: %v", err)
+			}
+			if got := c.node("n2").state; got != tc.state {
+				t.Errorf("a refused fault touched the node: %+v", got)
+			}
+		})
+	}
+}
+
+// Backends learn an exit code later than the kernel does: until then the death counts, and a code that contradicts it does not.
+func TestKillBeforeTheExitCodeIsKnown(t *testing.T) {
+	c := newFake(3)
+	f := faults.Kill("n2")
+	if err := f.Inject(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		code int
+		want bool
+	}{{-1, true}, {137, true}, {0, false}, {143, false}} {
+		c.node("n2").state.ExitCode = tc.code
+		if o, err := f.InForce(t.Context(), c); err != nil || o.InForce != tc.want || o.Partial == tc.want {
+			t.Errorf("exit code %d: %+v, %v", tc.code, o, err)
+		}
+	}
+}
+
+func TestPartOfTheVictimsIsPartial(t *testing.T) {
+	c := newFake(3)
+	f := faults.Kill("n1", "n2")
+	if err := f.Inject(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.node("n1").Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o, err := f.InForce(t.Context(), c)
+	if err != nil || o.InForce || !o.Partial {
+		t.Errorf("%+v, %v", o, err)
+	}
+}
+
+func TestBystanderIsSeen(t *testing.T) {
+	cases := []struct {
+		fault  faults.Fault
+		damage func(*fakeNode)
+	}{
+		{faults.Kill("n2"), func(n *fakeNode) { n.state = cluster.State{ExitCode: 137} }},
+		{faults.Kill("n2"), func(n *fakeNode) { n.state = n.life() }}, // it is back, but in another life
+		{faults.Pause("n2"), func(n *fakeNode) { n.state.Paused = true }},
+		{faults.KillAndWipe("n2"), func(n *fakeNode) { n.usage = cluster.Usage{} }},
+		{faults.Isolate("n2"), func(n *fakeNode) { n.unreachable = true }},
+		{faults.Group("both", faults.Kill("n2"), faults.Pause("n1")), func(n *fakeNode) { n.state.Paused = true }},
+	}
+	for _, tc := range cases {
+		t.Run(tc.fault.Name(), func(t *testing.T) {
+			c := newFake(4)
+			i, s := newInjector(c)
+			f := &afterInject{tc.fault, func() { tc.damage(c.node("n3")) }}
+			err := i.Inject(t.Context(), f)
+			if !errors.Is(err, faults.ErrBystander) {
+				t.Fatalf("inject: %v, want ErrBystander (stages %v)", err, s.stages)
+			}
+			if !s.seen["bystander"].InForce {
+				t.Errorf("reported %+v", s.seen["bystander"])
+			}
+		})
+	}
+}
+
+// afterInject does something right after the fault was injected.
+type afterInject struct {
+	faults.Fault
+	do func()
+}
+
+func (f *afterInject) Inject(ctx context.Context, c cluster.Cluster) error {
+	err := f.Fault.Inject(ctx, c)
+	f.do()
+	return err
+}
+
+func TestGroupsPartsAreNoBystandersOfEachOther(t *testing.T) {
+	c := newFake(3)
+	i, s := newInjector(c)
+	f := faults.Group("mixed", faults.Kill("n1"), faults.Pause("n2"))
+	if err := i.Run(t.Context(), f, func(context.Context) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.stages, wholeRun) || !slices.Equal(f.Victims(), []cluster.NodeID{"n1", "n2"}) {
+		t.Errorf("stages %v, victims %v", s.stages, f.Victims())
+	}
+	if !slices.Equal(f.Needs(), []cluster.Capability{cluster.CapLifecycle}) {
+		t.Errorf("needs %v", f.Needs())
+	}
+}
+
+func TestAllVictimsLeaveNoBystander(t *testing.T) {
+	c := newFake(3)
+	i, s := newInjector(c)
+	if err := i.Run(t.Context(), faults.Kill("n1", "n2", "n3"), func(context.Context) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(s.stages, "bystander") {
+		t.Errorf("stages %v", s.stages)
+	}
+}
+
+func TestFaultInForceBeforehandIsRefused(t *testing.T) {
+	c := newFake(3)
+	f := faults.Kill("n2")
+	if err := f.Inject(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	i, s := newInjector(c)
+	if err := i.Inject(t.Context(), f); !errors.Is(err, faults.ErrAlready) {
+		t.Errorf("inject: %v, want ErrAlready", err)
+	}
+	if !slices.Equal(s.stages, []string{"not-seen"}) {
+		t.Errorf("stages %v", s.stages)
+	}
+}
+
+func TestFaultThatEndsDuringTheHoldIsSeen(t *testing.T) {
+	c := newFake(3)
+	i, s := newInjector(c)
+	err := i.Run(t.Context(), faults.Kill("n2"), func(ctx context.Context) error { return c.node("n2").Start(ctx) })
+	if !errors.Is(err, faults.ErrNotInForce) {
+		t.Errorf("run: %v, want ErrNotInForce", err)
+	}
+	if s.stages[len(s.stages)-1] != "healed" || !slices.Contains(s.stages, "not-seen") {
+		t.Errorf("stages %v", s.stages)
+	}
+}
+
+func TestFaultThatDoesNotHealIsSeen(t *testing.T) {
+	c := newFake(3)
+	i, s := newInjector(c)
+	err := i.Run(t.Context(), faults.Kill("n2"), func(context.Context) error { c.node("n2").startErrs = 1000; return nil })
+	if !errors.Is(err, faults.ErrNotHealed) || !strings.Contains(err.Error(), "port taken") {
+		t.Errorf("run: %v, want ErrNotHealed and the reason", err)
+	}
+	if s.stages[len(s.stages)-1] != "not-seen" {
+		t.Errorf("stages %v", s.stages)
+	}
+}
+
+func TestHealTriesAgain(t *testing.T) {
+	c := newFake(3)
+	i, _ := newInjector(c)
+	if err := i.Run(t.Context(), faults.Kill("n2"), func(context.Context) error { c.node("n2").startErrs = 2; return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInterruptedRunIsHealed(t *testing.T) {
+	for _, e := range faults.Catalogue() {
+		t.Run(e.Name, func(t *testing.T) {
+			c := newFake(3)
+			prepare(t, e, c, "n2")
+			i, s := newInjector(c)
+			ctx, cancel := context.WithCancel(t.Context())
+			err := i.Run(ctx, e.Make("n2"), func(ctx context.Context) error { cancel(); return ctx.Err() })
+			if !errors.Is(err, context.Canceled) || s.stages[len(s.stages)-1] != "healed" {
+				t.Errorf("run: %v, stages %v", err, s.stages)
+			}
+			if len(c.drops) > 0 || e.Name != "wipe" && (!c.node("n2").state.Running || c.node("n2").state.Paused) {
+				t.Errorf("something was left: %+v, %v", c.node("n2").state, c.drops)
+			}
+		})
+	}
+}
+
+func TestHealIsIdempotentAndHarmlessWithoutInject(t *testing.T) {
+	for _, e := range faults.Catalogue() {
+		t.Run(e.Name, func(t *testing.T) {
+			c := newFake(3)
+			f := e.Make("n2")
+			before := c.node("n2").state
+			for range 2 {
+				if err := f.Heal(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := c.node("n2").state; got != before {
+				t.Errorf("healing what was not injected changed the node: %+v", got)
+			}
+		})
+	}
+}
+
+// SIGTERM that takes too long: Inject fails, and Heal must not leave a node that goes away later.
+func TestStopThatIsIgnoredIsHealed(t *testing.T) {
+	c := newFake(3)
+	n := c.node("n2")
+	n.stubborn = true
+	before := n.state
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	f := faults.Stop("n2")
+	if err := f.Inject(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("inject: %v", err)
+	}
+	if err := f.Heal(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if !n.state.Running || n.state.PID == before.PID {
+		t.Errorf("after healing: %+v", n.state)
+	}
+}
+
+func TestIsolateRulesAreOnBothEnds(t *testing.T) {
+	c := newFake(3)
+	f := faults.Isolate("n2")
+	if err := f.Inject(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]string{"n1": {"192.0.2.2"}, "n2": {"192.0.2.1", "192.0.2.3"}, "n3": {"192.0.2.2"}}
+	c.mu.Lock()
+	for _, d := range c.drops {
+		if !slices.Equal(d.peers, want[string(d.node.id)]) {
+			t.Errorf("%s drops %v, want %v", d.node.id, d.peers, want[string(d.node.id)])
+		}
+		delete(want, string(d.node.id))
+	}
+	c.mu.Unlock()
+	if len(want) > 0 {
+		t.Errorf("no rules on %v", want)
+	}
+	o, err := f.InForce(t.Context(), c)
+	if err != nil || !o.InForce || o.Figures["packets_dropped"] < 4 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	c.mu.Lock()
+	for _, d := range c.drops {
+		if d.node.id == "n3" {
+			d.until = time.Time{} // one end's lease runs out
+		}
+	}
+	c.mu.Unlock()
+	if o, err = f.InForce(t.Context(), c); err != nil || o.InForce || !o.Partial {
+		t.Errorf("with one end gone: %+v, %v", o, err)
+	}
+	if err := f.Heal(t.Context(), c); err != nil || len(c.drops) > 0 {
+		t.Errorf("heal: %v, left %v", err, c.drops)
+	}
+}
+
+func TestIsolateKeepsItsLease(t *testing.T) {
+	c := newFake(3)
+	f := faults.Isolate("n2")
+	if err := f.Inject(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	renewals := func() int { c.mu.Lock(); defer c.mu.Unlock(); return c.nodes[0].renewals }
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for renewals() < 2 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	if renewals() < 2 {
+		t.Fatal("nobody renews")
+	}
+	if err := f.Heal(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	after := renewals()
+	select {
+	case <-t.Context().Done():
+	case <-time.After(agent.Lease / 2):
+	}
+	if renewals() != after {
+		t.Error("it renews after it was healed")
+	}
+}
+
+func TestIsolateWithoutAgentIsHealedWhereItCan(t *testing.T) {
+	c := newFake(3)
+	c.node("n3").agentErr = errors.New("agent is gone")
+	f := faults.Isolate("n2")
+	if err := f.Inject(t.Context(), c); err == nil {
+		t.Fatal("no error")
+	}
+	if err := f.Heal(t.Context(), c); err == nil || len(c.drops) > 0 {
+		t.Errorf("heal: %v, left %v", err, c.drops)
+	}
+}
+
+// plain has nothing but a process: no storage, no agent.
+type plain struct{ cluster.Node }
+
+type plainCluster struct{ *fakeCluster }
+
+func (p plainCluster) Nodes() []cluster.Node {
+	var out []cluster.Node
+	for _, n := range p.fakeCluster.Nodes() {
+		out = append(out, plain{n})
+	}
+	return out
+}
+
+func TestBackendThatCannotIsRefused(t *testing.T) {
+	c := plainCluster{newFake(3)}
+	c.node("n2").state = cluster.State{}
+	for _, f := range []faults.Fault{faults.Wipe("n2"), faults.Isolate("n2")} {
+		i, _ := newInjector(c)
+		if err := i.Inject(t.Context(), f); !errors.Is(err, faults.ErrUnsupported) {
+			t.Errorf("%s: %v, want ErrUnsupported", f.Name(), err)
+		}
+	}
+}
+
+func TestCatalogueIsComplete(t *testing.T) {
+	seen := map[string]bool{}
+	for _, e := range faults.Catalogue() {
+		if e.Name == "" || e.Group == "" || e.Doc == "" || len(e.Needs) == 0 || seen[e.Name] {
+			t.Errorf("entry %+v", e)
+		}
+		seen[e.Name] = true
+		f := e.Make("n1", "n1")
+		if f.Name() != e.Name+"[n1]" || !slices.Equal(f.Needs(), e.Needs) {
+			t.Errorf("%s makes %s, which needs %v", e.Name, f.Name(), f.Needs())
+		}
+	}
+	if _, ok := faults.Lookup("no-such-verb"); ok {
+		t.Error("a verb that is not there was found")
+	}
+}
