@@ -1,0 +1,17 @@
+package scenarios
+
+import "github.com/unibus/unibus/faults"
+
+// RequiredFamilies are those without which a default run shows nothing.
+var RequiredFamilies = []string{
+	"lone-node", "lone-node-control", "quorum-loss", "node-kill", "r1-spof", "dataplane-failover", "cold-start", "noop-faults",
+}
+
+// All lists every scenario. The longest first is the runner's business.
+func All() []Scenario {
+	return []Scenario{
+		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
+		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
+		coldStart(), partition(), noopFaults(),
+	}
+}

@@ -1,0 +1,66 @@
+package scenarios
+
+import (
+	"time"
+
+	"github.com/unibus/unibus/scenarios/workload"
+)
+
+// The standard load: enough to catch a loss, little enough that two cores are not the thing that is tested.
+const (
+	publishers  = 6   // two whose home is each node
+	publishRate = 10  // a second, each
+	payload     = 256 // bytes
+	opTimeout   = 2 * time.Second
+	kvClients   = 3
+	kvKeys      = 5
+	kvRate      = 15 // a second, each
+	controlKeys = 3
+	controlRate = 5
+	coreRate    = 10
+	pullAckWait = 5 * time.Second // a message that went down with its consumer comes again after this long
+)
+
+// streamLoad is publishers on the orders stream.
+func streamLoad() *workload.Streams {
+	return &workload.Streams{Target: ordersStream, Subjects: []string{"orders.>"}, Replicas: 3, Publishers: publishers, Rate: publishRate, PayloadBytes: payload,
+		Timeout: opTimeout}
+}
+
+// kvLoad is writers, compare-and-setters and leader readers on the data bucket.
+func kvLoad() *workload.KV {
+	return &workload.KV{Target: ordersBucket, Replicas: 3, Clients: kvClients, Keys: kvKeys, Rate: kvRate, Timeout: opTimeout}
+}
+
+// controlLoad is the same through membershipd's control API.
+func controlLoad() *workload.Control {
+	return &workload.Control{Clients: 3, Keys: controlKeys, Rate: controlRate}
+}
+
+// writeLoad only writes: in an outage of the control plane itself a read takes as long as its timeout, and a client has one operation at a time.
+func writeLoad() *workload.Control {
+	return &workload.Control{Clients: 3, Keys: controlKeys, Rate: controlRate, Mix: workload.Mix{Put: 1}}
+}
+
+// standardLoad is all of them that the subject has.
+func standardLoad(p *Plan) []workload.Workload {
+	ws := []workload.Workload{streamLoad(), kvLoad()}
+	if p.Kind == membershipd {
+		ws = append(ws, controlLoad())
+	}
+	return ws
+}
+
+// dataplaneLoad is clients of every sort, spread over the nodes.
+func dataplaneLoad() []workload.Workload {
+	return []workload.Workload{
+		streamLoad(), kvLoad(),
+		&workload.PullConsumer{Target: ordersStream, Durable: "billing", Clients: 3, Replicas: 3, AckWait: pullAckWait, Timeout: opTimeout},
+		&workload.OrderedConsumer{Target: ordersStream, Clients: 3, Heartbeat: time.Second},
+		&workload.Watcher{Target: ordersBucket, Clients: 3, Heartbeat: time.Second},
+		&workload.Subscribers{Subject: coreSubject, Clients: 3},
+		&workload.Senders{Subject: coreSubject, Clients: 3, Rate: coreRate, Timeout: opTimeout},
+		&workload.Responders{Subject: askSubject, Queue: "answer", Clients: 3},
+		&workload.Requesters{Subject: askSubject, Clients: 3, Rate: coreRate, Timeout: time.Second},
+	}
+}

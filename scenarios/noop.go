@@ -1,0 +1,57 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/unibus/unibus/faults"
+	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/reports/check"
+	"github.com/unibus/unibus/sut/cluster"
+)
+
+// noopPatience is how long a no-op is given to be seen in force: real faults take milliseconds.
+const noopPatience = 2 * time.Second
+
+// noopFaults runs every verb of the catalogue without doing it: each must be caught as not in force.
+func noopFaults() Scenario {
+	return Scenario{
+		Name: "noop-faults", Family: "noop-faults", Seconds: 30,
+		Doc:   "negative control: each fault of the catalogue, not injected, must be caught as not in force",
+		Needs: []cluster.Capability{cluster.CapLifecycle},
+		Steps: func(*Plan) []Step {
+			steps := []Step{startAll(), converge("first start")}
+			for _, v := range faults.Catalogue() {
+				steps = append(steps, Step{"no-op of " + v.Name, func(ctx context.Context, r *Run) error {
+					if why := r.set.Backend.Capabilities().Missing(v.Needs...); why != "" {
+						return nil // named as left out by the list of faults, and not among the claims
+					}
+					r.counts["noops"]++
+					r.injector.Limits.InForce = noopPatience
+					err := r.injectFault(ctx, "noop-"+v.Name, faults.Noop(v.Make("n2")))
+					if err == nil {
+						return r.heal(ctx, "noop-"+v.Name) // the probe was fooled: the claim, which must fail, will pass and say so
+					}
+					if !errors.Is(err, errGiveUp) {
+						return fmt.Errorf("no-op of %s: %w", v.Name, err)
+					}
+					return nil
+				}})
+			}
+			return steps
+		},
+		Claims: func(r *Run) []reports.Claim {
+			var cs []reports.Claim
+			for _, v := range faults.Catalogue() {
+				if r.set.Backend.Capabilities().Missing(v.Needs...) != "" {
+					continue
+				}
+				cs = append(cs, control("noop-"+v.Name, fmt.Sprintf("%s was in force. (Must fail: it was not injected.)", v.Name), "not-in-force",
+					check.Faults{Min: 1, Noop: true, Names: []string{"noop-" + v.Name + " "}}))
+			}
+			return cs
+		},
+	}
+}

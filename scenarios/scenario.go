@@ -1,0 +1,127 @@
+// Package scenarios holds what the harness does to a cluster, as values, and the runner that does it: start, load, break, mend, drain,
+// write the bundle, judge it.
+//
+//	steps ──> faults ──> cluster          (what is done)
+//	  │                     │
+//	  └──> workload ──> history.Recorder  (what is seen)
+//	                        │
+//	        Seal ──> Judge ──> Finish     (evidence, verdict, report)
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/sut/cluster"
+)
+
+// Scenario is one story told to one cluster, and the claims about it. It is a value: nothing runs before Execute.
+type Scenario struct {
+	Name   string // "node-kill", unique together with Variant
+	Family string // "node-kill": what policies and SCENARIO= ask for
+	Doc    string // one sentence for lists
+	// Control, when true, makes the scenario run against plain nats-server of the version that membershipd embeds, whatever is under test.
+	Control bool
+	// Only names the one kind of subject that it applies to; "" for every kind.
+	Only     cluster.Kind
+	Replicas int // R of membershipd's buckets at the start; 0 means 3
+	Needs    []cluster.Capability
+	Seconds  int // about how long it takes, to start the longest first
+	// Steps and Claims are built for one run, so that they can use its seed. Claims is called after the last step.
+	Steps  func(p *Plan) []Step
+	Claims func(r *Run) []reports.Claim
+}
+
+// Variant is the word that tells a control's bundle from the scenario's own.
+func (s Scenario) Variant() string {
+	if s.Control {
+		return string(cluster.NATSServer)
+	}
+	return ""
+}
+
+// DefaultKind is the program under test when nobody says otherwise.
+const DefaultKind = cluster.Membershipd
+
+// Plan is what is known before the first step.
+type Plan struct {
+	Kind cluster.Kind
+	Seed uint64
+	Rand *rand.Rand // drives targets, orders and schedules; only steps in sequence use it
+	Full bool       // the whole product of cases, not a sample
+}
+
+// Step is one thing that a scenario does.
+type Step struct {
+	Name string
+	Do   func(ctx context.Context, r *Run) error
+}
+
+// NewPlan derives a scenario's own seed from the run's: scenarios do not disturb each other's choices.
+func NewPlan(s Scenario, kind cluster.Kind, seed uint64, full bool) *Plan {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%s/%s/%d", s.Name, s.Variant(), seed) // a hash takes every write
+	own := h.Sum64()
+	return &Plan{Kind: kind, Seed: own, Rand: rand.New(rand.NewPCG(own, seed)), Full: full}
+}
+
+// Applies says why a scenario cannot be run here, or "".
+func (s Scenario) Applies(kind cluster.Kind, have cluster.Capabilities) string {
+	if s.Control {
+		kind = cluster.NATSServer
+	}
+	if s.Only != "" && s.Only != kind {
+		return fmt.Sprintf("the scenario is about %s, the subject is %s", s.Only, kind)
+	}
+	for _, c := range s.Needs {
+		if why := have.Missing(c); why != "" {
+			return fmt.Sprintf("needs %s: %s", c, why)
+		}
+	}
+	return ""
+}
+
+// Select picks scenarios by exact name or family, comma separated; "" picks all. An unknown word is an error that lists the known ones.
+func Select(all []Scenario, words string) ([]Scenario, error) {
+	if strings.TrimSpace(words) == "" {
+		return all, nil
+	}
+	var picked []Scenario
+	seen := map[string]bool{}
+	for _, w := range strings.Split(words, ",") {
+		w = strings.TrimSpace(w)
+		found := false
+		for _, s := range all {
+			if s.Name != w && s.Family != w {
+				continue
+			}
+			found = true
+			if !seen[s.Name] {
+				seen[s.Name] = true
+				picked = append(picked, s)
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("no scenario or family is called %q; there are: %s", w, strings.Join(names(all), ", "))
+		}
+	}
+	return picked, nil
+}
+
+func names(all []Scenario) []string {
+	var ns []string
+	seen := map[string]bool{}
+	for _, s := range all {
+		for _, n := range []string{s.Family, s.Name} {
+			if !seen[n] {
+				seen[n] = true
+				ns = append(ns, n)
+			}
+		}
+	}
+	return ns
+}
