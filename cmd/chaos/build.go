@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"time"
+
+	"github.com/unibus/unibus/docker"
+	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/scenarios/suite"
+	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/subject"
+)
+
+// usage marks an error as bad input, or as a machine that lacks what is needed.
+func usage(err error) error { return &exitError{code: exitUsage, err: err} }
+
+func newSession(f *runFlags, out io.Writer) *session {
+	began := time.Now()
+	return &session{flags: f, out: out, named: f.scenario != "", began: began, note: notes(f, out, began)}
+}
+
+// build makes the binaries, and on Docker their images, once for all processes of the suite.
+func (s *session) build(ctx context.Context) error {
+	opts := subject.Options{}
+	if s.cfg.Backend == docker.Name {
+		opts.GOOS = "linux"
+	}
+	opts.Source = s.tree
+	began := time.Now()
+	sub, err := subject.Resolve(ctx, s.flags.sut, opts)
+	if err != nil {
+		return usage(err)
+	}
+	version, err := subject.Embedded(s.tree)
+	if err != nil {
+		return usage(err)
+	}
+	plain, err := subject.Resolve(ctx, string(cluster.NATSServer)+"@"+version, opts)
+	if err != nil {
+		return usage(err)
+	}
+	s.cfg.Subject, s.cfg.Plain = suite.Binary{Subject: sub, File: sub.Path}, suite.Binary{Subject: plain, File: plain.Path}
+	if s.cfg.Backend == docker.Name {
+		if s.cfg.Agent, err = subject.Agent(ctx, opts); err != nil {
+			return usage(err)
+		}
+		if s.cfg.Holder, err = subject.Holder(ctx, opts); err != nil {
+			return usage(err)
+		}
+	}
+	s.note("built %s (%s) in %v", sub, short(sub.Digest), time.Since(began).Round(time.Second))
+	return s.describe(ctx)
+}
+
+// describe fills in what proofs say about harness and machine, and makes the images.
+func (s *session) describe(ctx context.Context) error {
+	s.cfg.Env = hostEnvironment(s.flags.procs)
+	s.cfg.Env.Backend = s.cfg.Backend
+	s.cfg.Harness = reports.Subject{Kind: "chaos", Version: harnessVersion()}
+	if exe, err := os.Executable(); err == nil {
+		if d, err := subject.Digest(exe); err == nil {
+			s.cfg.Harness.Digest = d
+		}
+	}
+	if s.cfg.Backend != docker.Name {
+		return nil
+	}
+	engine, err := docker.Engine(ctx)
+	if err != nil {
+		return usage(err)
+	}
+	s.cfg.Env.Engine = engine
+	d, err := docker.New(ctx, docker.Options{Holder: s.cfg.Holder, Agent: s.cfg.Agent})
+	if err != nil {
+		return usage(err)
+	}
+	defer func() { _ = d.Close() }() // only built images
+	began := time.Now()
+	for _, path := range []string{s.cfg.Subject.File, s.cfg.Plain.File} {
+		if err := d.Prepare(ctx, path); err != nil {
+			return usage(err)
+		}
+	}
+	s.cfg.Env.Images = d.Images()
+	s.note("images FROM scratch are there (%v)", time.Since(began).Round(100*time.Millisecond))
+	return nil
+}
+
+// prepareBench prepares as much as benchmarks need.
+func (s *session) prepareBench(ctx context.Context) error {
+	s.cfg = suite.Config{RunID: newRunID(), Seed: 1}
+	var err error
+	if s.tree, err = subject.FindSource("."); err != nil {
+		return usage(err)
+	}
+	if err := s.chooseBackend(ctx); err != nil {
+		return err
+	}
+	return s.build(ctx)
+}
+
+func short(digest string) string {
+	if len(digest) > 19 {
+		return digest[:19]
+	}
+	return digest
+}
