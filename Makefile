@@ -1,0 +1,71 @@
+# unibus: the two commands that matter are 'make chaos' and 'make test'. 'make help' lists the rest.
+
+SHELL := /bin/sh
+GO ?= go
+
+# Parameters of 'make chaos' and 'make matrix'.
+SCENARIO ?=
+SEED ?=
+SUT ?= membershipd
+OUT ?= proofs
+PROCS ?= 4
+FULL ?=
+BACKEND ?= auto
+SUTS ?= membershipd,nats-server@v2.15.2
+
+CHAOS = bin/chaos
+RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
+	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full)
+
+.PHONY: bin/chaos help chaos test matrix bench verify gate doctor sweep list lint fmt build clean
+
+help: ## this list
+	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make chaos SCENARIO=node-kill SEED=7      one scenario again"
+	@echo "  make chaos SUT=nats-server@v2.15.2        the same faults on plain nats-server"
+	@echo "  make chaos FULL=1 PROCS=1                 the whole product, timing figures comparable"
+
+bin/chaos:
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/chaos
+
+chaos: bin/chaos ## run the scenarios, write proofs to OUT (default proofs/), print the table
+	@$(CHAOS) run $(RUN_FLAGS)
+
+test: ## every test, with the race detector
+	$(GO) vet ./...
+	$(GO) test -race -timeout 20m ./...
+
+matrix: bin/chaos ## scenarios x systems under test (SUTS=a,b), drawn as a table
+	@$(CHAOS) matrix --suts $(SUTS) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
+		$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full)
+
+bench: bin/chaos ## speed, as ratios measured in one run
+	@$(CHAOS) bench
+
+verify: bin/chaos ## check every bundle in OUT again from its own evidence
+	@$(CHAOS) verify $(OUT)/*/
+
+gate: bin/chaos ## pass or stop a deploy on the bundles in OUT
+	@$(CHAOS) gate $(OUT)/*/
+
+doctor: bin/chaos ## what this machine can do
+	@$(CHAOS) doctor
+
+sweep: bin/chaos ## remove what dead runs left
+	@$(CHAOS) sweep
+
+list: bin/chaos ## scenarios
+	@$(CHAOS) list
+
+build: ## static binaries in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/membershipd ./cmd/chaos ./cmd/faultd
+
+lint: ## golangci-lint
+	golangci-lint run ./...
+
+fmt: ## gofmt
+	gofmt -l -w .
+
+clean: ## binaries and proofs
+	rm -rf bin proofs

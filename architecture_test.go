@@ -1,0 +1,141 @@
+package unibus_test
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/unibus/unibus/"
+
+// pkg is what 'go list' says of a package.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	Standard   bool
+	Imports    []string
+	Deps       []string
+	GoFiles    []string
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,Standard,Imports,Deps,GoFiles"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var ps []pkg
+	d := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return ps
+		} else if err != nil {
+			t.Fatalf("read go list: %v", err)
+		}
+		ps = append(ps, p)
+	}
+}
+
+// onlyImporters names, for each costly or dangerous dependency, the folders that may import it directly, and why nobody else may.
+var onlyImporters = []struct {
+	dep     string
+	folders []string
+	why     string
+}{
+	{"github.com/nats-io/nats-server/", []string{"sut/membershipd", "cmd/membershipd"}, "the system under test is production code; the harness must see it as a black box"},
+	{"github.com/testcontainers/", []string{"docker"}, "one place knows containers; scenarios run on processes too"},
+	{"github.com/moby/", []string{"docker"}, "one place knows containers; scenarios run on processes too"},
+	{"github.com/onsi/ginkgo/", []string{"scenarios/suite"}, "scenarios are values that any runner can run"},
+	{"github.com/onsi/gomega", []string{"scenarios/suite"}, "checkers judge, not assertions"},
+	{"github.com/anishathalye/porcupine", []string{"reports/check"}, "one place searches for linearizations"},
+	{"github.com/nats-io/nats.go", []string{"sut/membershipd", "cmd/membershipd", "scenarios/workload"}, "recording clients are the only clients: an unrecorded operation is missing evidence"},
+	{"github.com/google/nftables", []string{"faults/agent"}, "only the agent touches the kernel's tables"},
+	{"testing", []string{}, "product code is not test code"},
+}
+
+func TestOnlyTheseFoldersImport(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		rel := strings.TrimPrefix(p.ImportPath, module)
+		for _, rule := range onlyImporters {
+			for _, imp := range p.Imports {
+				if imp != strings.TrimSuffix(rule.dep, "/") && !strings.HasPrefix(imp, rule.dep) || rule.dep == "testing" && imp != "testing" {
+					continue
+				}
+				if !within(rel, rule.folders) {
+					t.Errorf("%s imports %s: %s", rel, imp, rule.why)
+				}
+			}
+		}
+	}
+}
+
+// forbidden lists, for each folder, what nothing in it may depend on, however far away.
+var forbidden = []struct {
+	folder string
+	deps   []string
+	why    string
+}{
+	{"reports", []string{"github.com/nats-io/", "github.com/moby/", "github.com/testcontainers/", "testing", module + "scenarios", module + "docker", module + "faults", module + "sut"},
+		"an auditor judges a bundle with this tree alone"},
+	{"sut/membershipd", []string{module + "scenarios", module + "docker", module + "faults", module + "reports", module + "sut/cluster", "github.com/testcontainers/"},
+		"production code knows nothing of its harness"},
+	{"faults", []string{module + "scenarios", module + "docker", module + "reports", "github.com/nats-io/"}, "faults act on the interfaces of sut/cluster"},
+	{"sut/cluster", []string{"github.com/"}, "the contract is the standard library and nothing else"},
+	{"sut/observe", []string{"github.com/nats-io/"}, "nodes are asked over HTTP, one by one"},
+	{"reports/history", []string{"github.com/"}, "the record can be read by anybody"},
+}
+
+func TestForbiddenDependencies(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		rel := strings.TrimPrefix(p.ImportPath, module)
+		for _, rule := range forbidden {
+			if !within(rel, []string{rule.folder}) {
+				continue
+			}
+			for _, d := range p.Deps {
+				for _, bad := range rule.deps {
+					if d == bad || bad != "testing" && strings.HasPrefix(d, bad) && !within(strings.TrimPrefix(d, module), []string{rule.folder, "sut/cluster"}) {
+						t.Errorf("%s depends on %s: %s", rel, d, rule.why)
+					}
+				}
+			}
+		}
+	}
+}
+
+func within(rel string, folders []string) bool {
+	for _, f := range folders {
+		if rel == f || strings.HasPrefix(rel, f+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func TestEveryPackageHasOneDocComment(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		docs := 0
+		for _, f := range p.GoFiles {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if file.Doc != nil && !strings.HasPrefix(file.Doc.Text(), "go:build") {
+				docs++
+			}
+		}
+		if docs != 1 && len(p.GoFiles) > 0 {
+			t.Errorf("%s has %d package doc comments, want one", p.ImportPath, docs)
+		}
+	}
+}
