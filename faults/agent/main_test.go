@@ -208,7 +208,7 @@ func TestBadInputIsAnsweredAndSurvived(t *testing.T) {
 
 func TestDial(t *testing.T) {
 	c := inProcess(t, &agent.Server{})
-	addr, closed := listenAndClose(t)
+	addr, closed := listenAndReserve(t)
 	var up, down agent.DialResult
 	if err := c.call(agent.MethodDial, agent.DialParams{Address: addr}, &up); err != nil || !up.Connected || !up.Answered {
 		t.Errorf("open port: %+v, %v", up, err)

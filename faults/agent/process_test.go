@@ -13,22 +13,23 @@ import (
 
 	"github.com/unibus/unibus/faults/agent"
 	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/loopback"
 )
 
-// listenAndClose returns an address that is listened on, and one that was and is not any more.
-func listenAndClose(t *testing.T) (open, closed string) {
+// listenAndReserve returns an address that is listened on, and one that nobody will listen on.
+func listenAndReserve(t *testing.T) (open, closed string) {
 	t.Helper()
-	var ls [2]net.Listener
-	for i := range ls {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ls[i] = l
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ls[0].Close() })
-	_ = ls[1].Close()
-	return ls[0].Addr().String(), ls[1].Addr().String()
+	t.Cleanup(func() { _ = l.Close() })
+	p, err := loopback.Reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Release() })
+	return l.Addr().String(), p.Addr
 }
 
 func signalled(t *testing.T, c *client, sig syscall.Signal) agent.ProcessResult {
