@@ -33,6 +33,7 @@ type fakeCluster struct {
 type fakePartition struct {
 	node    *fakeNode
 	peers   []string
+	params  agent.PartitionParams
 	in, out uint64
 	until   time.Time
 }
@@ -186,7 +187,7 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 	var res any
 	switch p := params.(type) {
 	case agent.PartitionParams:
-		n.c.drops[string(n.id)+p.ID] = &fakePartition{node: n, peers: p.Peers, until: time.Now().Add(agent.Lease)}
+		n.c.drops[string(n.id)+p.ID] = &fakePartition{node: n, peers: p.Peers, params: p, until: time.Now().Add(agent.Lease)}
 	case agent.HealParams:
 		delete(n.c.drops, string(n.id)+p.ID)
 	case agent.CountersParams:
@@ -221,14 +222,11 @@ func (n *fakeNode) renew() {
 	}
 }
 
-// dial is answered unless this end drops what goes out, or the other end is unreachable.
+// dial is answered unless the attempt or its answer is dropped, or the other end is unreachable.
 func (n *fakeNode) dial(p agent.DialParams) agent.DialResult {
 	host, _, _ := net.SplitHostPort(p.Address)
-	for _, d := range n.c.drops {
-		if d.node == n && slices.Contains(d.peers, host) && !n.leaky {
-			d.out++
-			return agent.DialResult{Error: "i/o timeout"}
-		}
+	if n.c.drop(n.PeerAddr(), host, true) || n.c.drop(host, n.PeerAddr(), true) {
+		return agent.DialResult{Error: "i/o timeout"}
 	}
 	for _, o := range n.c.nodes {
 		if o.PeerAddr() == host && o.unreachable {
@@ -236,6 +234,42 @@ func (n *fakeNode) dial(p agent.DialParams) agent.DialResult {
 		}
 	}
 	return agent.DialResult{Answered: true, Connected: true}
+}
+
+// drop tells whether a packet is lost on its way, and counts it where it is: the sender's rules come first.
+func (c *fakeCluster) drop(from, to string, count bool) bool {
+	hit := uint64(0)
+	if count {
+		hit = 1
+	}
+	for _, d := range c.drops {
+		if d.node.PeerAddr() == from && d.params.Out && slices.Contains(d.peers, to) && !d.node.leaky {
+			d.out += hit
+			return true
+		}
+	}
+	for _, d := range c.drops {
+		if d.node.PeerAddr() == to && d.params.In && slices.Contains(d.peers, from) && !d.node.leaky {
+			d.in += hit
+			return true
+		}
+	}
+	return false
+}
+
+// lost lists, as from>to, between which nodes packets do not arrive.
+func (c *fakeCluster) lost() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for _, a := range c.nodes {
+		for _, b := range c.nodes {
+			if a != b && c.drop(a.PeerAddr(), b.PeerAddr(), false) {
+				out = append(out, string(a.id)+">"+string(b.id))
+			}
+		}
+	}
+	return out
 }
 
 // view is what a node's monitoring says: the leader and the holders of groups.

@@ -29,6 +29,9 @@ func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		for _, victims := range [][]cluster.NodeID{{"n2"}, {"n1", "n3"}} {
 			f := e.Make(victims...)
+			if e.Name == "sever" && len(victims) == 1 {
+				continue // there is nothing to sever it from
+			}
 			t.Run(f.Name(), func(t *testing.T) {
 				c := newFake(3)
 				prepare(t, e, c, victims...)
@@ -39,7 +42,7 @@ func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 					t.Fatalf("run: %v, held %v", err, held)
 				}
 				want := wholeRun
-				if e.Name == "isolate" && len(victims) == 2 { // one unaffected node is no pair
+				if e.Group == "network" && e.Name != "sever" && len(victims) == 2 { // every link is cut
 					want = slices.DeleteFunc(slices.Clone(want), func(s string) bool { return s == "bystander" })
 				}
 				if !slices.Equal(s.stages, want) {
@@ -57,9 +60,9 @@ func TestNoopIsNeverInForce(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		t.Run(e.Name, func(t *testing.T) {
 			c := newFake(3)
-			prepare(t, e, c, "n2")
+			prepare(t, e, c, "n2", "n3")
 			i, s := newInjector(c)
-			f := faults.Noop(e.Make("n2"))
+			f := faults.Noop(e.Make("n2", "n3"))
 			if !faults.IsNoop(f) || faults.IsNoop(e.Make("n2")) {
 				t.Error("IsNoop does not tell them apart")
 			}
@@ -87,6 +90,7 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"wipe", func(n *fakeNode) { n.usage = cluster.Usage{}; n.state = cluster.State{} }}, // nothing was there to lose
 		{"kill-and-wipe", func(n *fakeNode) { n.wipesNot = true }},
 		{"isolate", func(n *fakeNode) { n.leaky = true }},
+		{"mute", func(n *fakeNode) { n.leaky = true }},
 	}
 	for _, tc := range cases {
 		t.Run(tc.verb, func(t *testing.T) {
@@ -322,10 +326,10 @@ func TestInterruptedRunIsHealed(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		t.Run(e.Name, func(t *testing.T) {
 			c := newFake(3)
-			prepare(t, e, c, "n2")
+			prepare(t, e, c, "n2", "n3")
 			i, s := newInjector(c)
 			ctx, cancel := context.WithCancel(t.Context())
-			err := i.Run(ctx, e.Make("n2"), func(ctx context.Context) error { cancel(); return ctx.Err() })
+			err := i.Run(ctx, e.Make("n2", "n3"), func(ctx context.Context) error { cancel(); return ctx.Err() })
 			if !errors.Is(err, context.Canceled) || s.stages[len(s.stages)-1] != "healed" {
 				t.Errorf("run: %v, stages %v", err, s.stages)
 			}
@@ -340,7 +344,7 @@ func TestHealIsIdempotentAndHarmlessWithoutInject(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		t.Run(e.Name, func(t *testing.T) {
 			c := newFake(3)
-			f := e.Make("n2")
+			f := e.Make("n2", "n3")
 			before := c.node("n2").state
 			for range 2 {
 				if err := f.Heal(t.Context(), c); err != nil {
@@ -371,6 +375,42 @@ func TestStopThatIsIgnoredIsHealed(t *testing.T) {
 	}
 	if !n.state.Running || n.state.PID == before.PID {
 		t.Errorf("after healing: %+v", n.state)
+	}
+}
+
+// Which links pass under each shape, asked of the packets themselves.
+func TestShapesOfPartitions(t *testing.T) {
+	cases := []struct {
+		fault faults.Fault
+		lost  []string // from>to: packets that do not arrive
+	}{
+		{faults.Isolate("n2"), []string{"n1>n2", "n2>n1", "n2>n3", "n3>n2"}},
+		{faults.Sever("n1", "n3"), []string{"n1>n3", "n3>n1"}},
+		{faults.Sever("n1", "n2", "n3"), []string{"n1>n2", "n1>n3", "n2>n1", "n2>n3", "n3>n1", "n3>n2"}},
+		{faults.Deafen("n2"), []string{"n1>n2", "n3>n2"}},
+		{faults.Mute("n2"), []string{"n2>n1", "n2>n3"}},
+		{faults.Mute("n1", "n3"), []string{"n1>n2", "n1>n3", "n3>n1", "n3>n2"}},
+	}
+	for _, tc := range cases {
+		t.Run(tc.fault.Name(), func(t *testing.T) {
+			c := newFake(3)
+			if err := tc.fault.Inject(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if got := c.lost(); !slices.Equal(got, tc.lost) {
+				t.Errorf("lost %v, want %v", got, tc.lost)
+			}
+			if err := tc.fault.Heal(t.Context(), c); err != nil || len(c.lost()) > 0 {
+				t.Errorf("heal: %v, still lost %v", err, c.lost())
+			}
+		})
+	}
+}
+
+func TestSeverTakesTwo(t *testing.T) {
+	i, s := newInjector(newFake(3))
+	if err := i.Inject(t.Context(), faults.Sever("n2")); !errors.Is(err, faults.ErrUnscoped) || len(s.stages) > 0 {
+		t.Errorf("%v, stages %v: want ErrUnscoped", err, s.stages)
 	}
 }
 

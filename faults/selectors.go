@@ -126,6 +126,24 @@ func Follower(group string) Selector {
 	}}
 }
 
+// LeaderAndFollower picks the node that leads a group and one of those that follow it.
+func LeaderAndFollower(group string) Selector {
+	return selector{"leader and a follower of " + group, func(ctx context.Context, c cluster.Cluster, rng *rand.Rand) ([]cluster.NodeID, error) {
+		follower, err := Follower(group).Pick(ctx, c, rng)
+		if err != nil {
+			return nil, err
+		}
+		leader, err := Leader(group).Pick(ctx, c, rng)
+		if err != nil {
+			return nil, err
+		}
+		if leader[0] == follower[0] { // an election came between the two questions
+			return nil, ErrNoTarget
+		}
+		return append(leader, follower...), nil
+	}}
+}
+
 // MetaLeader picks the leader of the meta group.
 func MetaLeader() Selector { return Leader(MetaGroup) }
 

@@ -26,6 +26,7 @@ func TestSelectors(t *testing.T) {
 		{faults.Leader("ACC/S"), "leader of ACC/S", ids("n2"), 1},
 		{faults.Follower("ACC/S"), "follower of ACC/S", ids("n1", "n3"), 1},
 		{faults.MetaLeader(), "leader of meta", ids("n3"), 1},
+		{faults.LeaderAndFollower("ACC/S"), "leader and a follower of ACC/S", ids("n1", "n2", "n3"), 2},
 		{faults.MetaFollower(), "follower of meta", ids("n1", "n2"), 1},
 		{faults.HolderOf("ACC/R1"), "holder of ACC/R1", ids("n1"), 1},
 		{faults.Majority(), "a majority", ids("n1", "n2", "n3"), 2},

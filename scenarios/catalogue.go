@@ -9,9 +9,9 @@ var RequiredFamilies = []string{
 
 // All lists every scenario. The longest first is the runner's business.
 func All() []Scenario {
-	return []Scenario{
+	return append([]Scenario{
 		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
-		coldStart(), partition(), noopFaults(),
-	}
+		coldStart(), noopFaults(),
+	}, partitions()...)
 }

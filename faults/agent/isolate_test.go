@@ -140,6 +140,47 @@ func TestIsolateOnRealPackets(t *testing.T) {
 	}
 }
 
+// One-way cuts and a severed pair, seen from the packets: an attempt over a cut link gets no answer, all others do, and what is one-way lets
+// the attempts themselves through, which is why the victim's kernel (or its peers') has answers to drop.
+func TestShapesOnRealPackets(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 3)
+	for _, tc := range []struct {
+		fault faults.Fault
+		cut   [][2]int
+	}{
+		{faults.Sever("n1", "n3"), [][2]int{{0, 2}}},
+		{faults.Deafen("n2"), [][2]int{{0, 1}, {1, 2}}},
+		{faults.Mute("n2"), [][2]int{{0, 1}, {1, 2}}},
+	} {
+		var seen faults.Observation
+		i := &faults.Injector{Cluster: l, Report: func(stage string, _ faults.Fault, o faults.Observation, _ time.Duration) {
+			if stage == faults.StageInForce {
+				seen = o
+			}
+		}}
+		err := i.Run(t.Context(), tc.fault, func(context.Context) error {
+			for _, pair := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
+				patience, passes := slow, true
+				if slices.Contains(tc.cut, pair) {
+					patience, passes = quick, false
+				}
+				if l.reaches(t, pair[0], pair[1], patience) != passes || l.reaches(t, pair[1], pair[0], patience) != passes {
+					t.Errorf("%s: packets pass between n%d and n%d: want %v", tc.fault.Name(), pair[0]+1, pair[1]+1, passes)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in := seen.Figures["n2.dropped_in"]; in != 0 {
+			t.Errorf("%s: n2 dropped %v packets that came in; its rules are one-way or none", tc.fault.Name(), in)
+		}
+		t.Log(seen.Detail)
+	}
+}
+
 func TestIsolateOfEveryNode(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, 3)
