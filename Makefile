@@ -11,13 +11,19 @@ OUT ?= proofs
 PROCS ?= 4
 FULL ?=
 BACKEND ?= auto
+# The random nemesis (SCENARIO=nemesis) and the soak.
+FOR ?=
+ANY ?=
+KEEP ?=
+N ?= 20
 SUTS ?= membershipd,nats-server@v2.15.2
 
 CHAOS = bin/chaos
 RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
-	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full)
+	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full) \
+	$(if $(FOR),--for $(FOR)) $(if $(ANY),--any) $(if $(KEEP),--keep $(KEEP))
 
-.PHONY: bin/chaos help chaos test matrix bench verify gate doctor sweep list lint fmt build clean
+.PHONY: bin/chaos help chaos test matrix soak bench verify gate doctor sweep list lint fmt build clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +31,8 @@ help: ## this list
 	@echo "  make chaos SCENARIO=node-kill SEED=7      one scenario again"
 	@echo "  make chaos SUT=nats-server@v2.15.2        the same faults on plain nats-server"
 	@echo "  make chaos FULL=1 PROCS=1                 the whole product, timing figures comparable"
+	@echo "  make chaos SCENARIO=nemesis FOR=10m       a random lawful plan of faults, by seed"
+	@echo "  make soak N=100 FOR=20s                   the same on 100 clusters, one seed after the other"
 
 bin/chaos:
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/chaos
@@ -39,6 +47,10 @@ test: ## every test, with the race detector
 matrix: bin/chaos ## scenarios x systems under test (SUTS=a,b), drawn as a table
 	@$(CHAOS) matrix --suts $(SUTS) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
 		$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full)
+
+soak: bin/chaos ## N rounds of the random nemesis (or SCENARIO=), each on a new cluster: none may fail
+	@$(CHAOS) soak --rounds $(N) --procs $(PROCS) --sut $(SUT) --out $(OUT) --backend $(BACKEND) $(if $(SCENARIO),--scenario $(SCENARIO)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(FOR),--for $(FOR)) $(if $(ANY),--any)
 
 bench: bin/chaos ## speed, as ratios measured in one run
 	@$(CHAOS) bench

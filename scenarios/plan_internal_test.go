@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unibus/unibus/faults"
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/reports/check"
 	"github.com/unibus/unibus/reports/history"
@@ -28,7 +29,7 @@ func planned(t *testing.T, s Scenario, kind cluster.Kind, seed uint64, full bool
 	if s.Control {
 		kind = cluster.NATSServer
 	}
-	r := &Run{Plan: NewPlan(s, kind, seed, full), Scenario: s, set: Settings{Backend: capable{}, Seed: seed}, active: map[string]*activeFault{},
+	r := &Run{Plan: NewPlan(s, kind, seed, full, Nemesis{}), Scenario: s, set: Settings{Backend: capable{}, Seed: seed}, active: map[string]*activeFault{},
 		counts: map[string]int{}, picked: map[string][]cluster.NodeID{}}
 	rec, err := history.NewRecorder(io.Discard)
 	if err != nil {
@@ -94,7 +95,7 @@ func TestPlansRepeat(t *testing.T) {
 		if a, b := r1.Plan.Rand.Uint64(), r2.Plan.Rand.Uint64(); a != b {
 			t.Errorf("after the plan the same seed chooses %d and %d", a, b)
 		}
-		if len(other) != len(first) {
+		if len(other) != len(first) && s.Name != nemesisName { // whose plan has a length in time
 			t.Errorf("seeds 7 and 8 give %d and %d steps: they draw from different products", len(first), len(other))
 		}
 	})
@@ -104,7 +105,7 @@ func TestPlansDiffer(t *testing.T) {
 	seen := map[uint64]string{}
 	for _, s := range All() {
 		for seed := range uint64(20) {
-			p := NewPlan(s, cluster.Membershipd, seed, false)
+			p := NewPlan(s, cluster.Membershipd, seed, false, Nemesis{})
 			at := fmt.Sprintf("%s with seed %d", s.Name, seed)
 			if was, ok := seen[p.Seed]; ok {
 				t.Errorf("%s and %s have the same seed of their own", was, at)
@@ -354,7 +355,7 @@ func TestSelect(t *testing.T) {
 		"lone-node-n2,lone-node":           {"lone-node-n2", "lone-node-n1", "lone-node-n3", "lone-node-leader"},
 		"node-kill,node-kill , node-kill ": {"node-kill"},
 	} {
-		got, err := Select(all, words)
+		got, err := Select(all, words, false)
 		if err != nil {
 			t.Errorf("%q: %v", words, err)
 			continue
@@ -363,12 +364,12 @@ func TestSelect(t *testing.T) {
 		for _, s := range got {
 			ns = append(ns, s.Name)
 		}
-		if words == "" && len(got) != len(all) || words != "" && !slices.Equal(ns, want) {
+		if words == "" && (len(got) >= len(all) || slices.Contains(ns, nemesisName)) || words != "" && !slices.Equal(ns, want) {
 			t.Errorf("%q selects %v, want %v", words, ns, want)
 		}
 	}
 	for _, words := range []string{"nod-kill", "node-kill,", ",", "node-kill,zz", "NODE-KILL", "node"} {
-		got, err := Select(all, words)
+		got, err := Select(all, words, false)
 		if err == nil || got != nil {
 			t.Errorf("%q selects %d scenarios, want an error", words, len(got))
 			continue
@@ -381,5 +382,60 @@ func TestSelect(t *testing.T) {
 		if strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: more than a line: %v", words, err)
 		}
+	}
+}
+
+func TestFullSelectsNightlyScenariosToo(t *testing.T) {
+	if got, err := Select(All(), "", true); err != nil || len(got) != len(All()) {
+		t.Errorf("%d of %d, %v", len(got), len(All()), err)
+	}
+}
+
+// The same seed gives the same plan, leaving out strikes changes nothing of the others, and no plan is unlawful.
+func TestNemesisPlans(t *testing.T) {
+	byVerb := map[string]int{}
+	for seed := range uint64(200) {
+		whole := NemesisPlan(cluster.Membershipd, seed, Nemesis{For: time.Minute})
+		lines := whole.Strikes()
+		if again := NemesisPlan(cluster.Membershipd, seed, Nemesis{For: time.Minute}).Strikes(); !slices.Equal(lines, again) {
+			t.Fatalf("seed %d: two plans", seed)
+		}
+		if len(lines) < 4 {
+			t.Errorf("seed %d: %d strikes in a minute", seed, len(lines))
+		}
+		kept := NemesisPlan(cluster.Membershipd, seed, Nemesis{For: time.Minute, Keep: []int{2, 4}})
+		if got := kept.Strikes(); !slices.Equal(got, []string{lines[1], lines[3]}) || !slices.Equal(kept.StrikeNumbers(), []int{2, 4}) {
+			t.Errorf("seed %d: kept %q of %q", seed, got, lines)
+		}
+		for _, s := range whole.strikes() {
+			byVerb[s.verb.Name]++
+			if s.hold < strikeLeast || s.hold > strikeLong || losesVolume(s.verb.Name) && !s.converge {
+				t.Errorf("seed %d: %+v", seed, s)
+			}
+			if name := s.sel.Name(); name == faults.Majority().Name() || name == faults.All().Name() {
+				t.Errorf("seed %d: a lawful plan hits %s", seed, name)
+			}
+		}
+	}
+	if len(byVerb) != len(nemesisVerbs()) || len(byVerb) != 9 {
+		t.Errorf("verbs drawn: %v", byVerb)
+	}
+	majority := false
+	for _, s := range NemesisPlan(cluster.Membershipd, 3, Nemesis{For: time.Hour, Any: true}).strikes() {
+		majority = majority || s.sel.Name() == faults.Majority().Name()
+	}
+	if !majority {
+		t.Error("without the limit no majority is ever hit")
+	}
+}
+
+func TestNemesisBounds(t *testing.T) {
+	for _, n := range []Nemesis{{For: -1}, {For: 25 * time.Hour}, {Keep: []int{0}}} {
+		if n.Check() == nil {
+			t.Errorf("%+v is accepted", n)
+		}
+	}
+	if got := (Nemesis{For: time.Minute, Any: true, Keep: []int{1, 3}}).flags(); got != " FOR=1m0s ANY=1 KEEP=1,3" {
+		t.Errorf("%q", got)
 	}
 }

@@ -39,6 +39,7 @@ type Settings struct {
 	RunID    string
 	Seed     uint64
 	Full     bool
+	Nemesis  Nemesis
 	OutDir   string
 	Sync     string // "" means always
 	Harness  reports.Subject
@@ -109,7 +110,7 @@ func Execute(ctx context.Context, s Scenario, set Settings) (reports.Proof, stri
 		return reports.Proof{}, dir, fmt.Errorf("create bundle: %w", err)
 	}
 	r := &Run{
-		Plan: NewPlan(s, subject.Kind, set.Seed, set.Full), Scenario: s, Rec: b.Recorder(), set: set, bundle: b, started: time.Now(),
+		Plan: NewPlan(s, subject.Kind, set.Seed, set.Full, set.Nemesis), Scenario: s, Rec: b.Recorder(), set: set, bundle: b, started: time.Now(),
 		active: map[string]*activeFault{}, counts: map[string]int{}, picked: map[string][]cluster.NodeID{},
 	}
 	ev := r.evidence(subject)
@@ -158,6 +159,9 @@ func againCommand(s Scenario, set Settings) string {
 	}
 	if set.Full {
 		c += " FULL=1"
+	}
+	if s.Name == nemesisName {
+		c += set.Nemesis.flags()
 	}
 	return c
 }

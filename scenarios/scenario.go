@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/sut/cluster"
@@ -27,7 +29,9 @@ type Scenario struct {
 	// Control, when true, makes the scenario run against plain nats-server of the version that membershipd embeds, whatever is under test.
 	Control bool
 	// Only names the one kind of subject that it applies to; "" for every kind.
-	Only     cluster.Kind
+	Only cluster.Kind
+	// Nightly, when true, keeps it out of a run that names no scenario: it takes long, or what it finds is not for a laptop.
+	Nightly  bool
 	Replicas int // R of membershipd's buckets at the start; 0 means 3
 	Needs    []cluster.Capability
 	Seconds  int // about how long it takes, to start the longest first
@@ -53,6 +57,14 @@ type Plan struct {
 	Seed uint64
 	Rand *rand.Rand // drives targets, orders and schedules; only steps in sequence use it
 	Full bool       // the whole product of cases, not a sample
+	Nemesis
+}
+
+// Nemesis bounds the random nemesis; other scenarios do not look at it.
+type Nemesis struct {
+	For  time.Duration `json:"for,omitempty"`  // about how long it strikes; 0 means a minute
+	Any  bool          `json:"any,omitempty"`  // no limit on how many nodes are hit at once
+	Keep []int         `json:"keep,omitempty"` // numbers of the strikes to keep, from 1; empty keeps all
 }
 
 // Step is one thing that a scenario does.
@@ -62,11 +74,11 @@ type Step struct {
 }
 
 // NewPlan derives a scenario's own seed from the run's: scenarios do not disturb each other's choices.
-func NewPlan(s Scenario, kind cluster.Kind, seed uint64, full bool) *Plan {
+func NewPlan(s Scenario, kind cluster.Kind, seed uint64, full bool, n Nemesis) *Plan {
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%s/%s/%d", s.Name, s.Variant(), seed) // a hash takes every write
 	own := h.Sum64()
-	return &Plan{Kind: kind, Seed: own, Rand: rand.New(rand.NewPCG(own, seed)), Full: full}
+	return &Plan{Kind: kind, Seed: own, Rand: rand.New(rand.NewPCG(own, seed)), Full: full, Nemesis: n}
 }
 
 // Applies says why a scenario cannot be run here, or "".
@@ -85,10 +97,10 @@ func (s Scenario) Applies(kind cluster.Kind, have cluster.Capabilities) string {
 	return ""
 }
 
-// Select picks scenarios by exact name or family, comma separated; "" picks all. An unknown word is an error that lists the known ones.
-func Select(all []Scenario, words string) ([]Scenario, error) {
+// Select picks scenarios by exact name or family, comma separated; "" picks all that are not nightly, or all of them if full. An unknown word is an error that lists the known ones.
+func Select(all []Scenario, words string, full bool) ([]Scenario, error) {
 	if strings.TrimSpace(words) == "" {
-		return all, nil
+		return slices.DeleteFunc(slices.Clone(all), func(s Scenario) bool { return s.Nightly && !full }), nil
 	}
 	var picked []Scenario
 	seen := map[string]bool{}

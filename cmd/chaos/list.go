@@ -55,7 +55,7 @@ func listScenarios(cmd *cobra.Command, asJSON, steps bool, seed uint64) error {
 			if s.Only != "" {
 				kind = s.Only
 			}
-			for _, st := range s.Steps(scenarios.NewPlan(s, kind, seed, false)) {
+			for _, st := range s.Steps(scenarios.NewPlan(s, kind, seed, false, scenarios.Nemesis{})) {
 				l.Steps = append(l.Steps, st.Name)
 			}
 		}

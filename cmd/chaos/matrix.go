@@ -63,7 +63,7 @@ func splitList(s string) []string {
 }
 
 func cells(f *runFlags, suts []string) ([]cell, error) {
-	list, err := scenarios.Select(scenarios.All(), f.scenario)
+	list, err := scenarios.Select(scenarios.All(), f.scenario, f.full)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func runMatrix(cmd *cobra.Command, f *runFlags, suts []string) error {
 }
 
 func drawMatrix(w io.Writer, f *runFlags, suts []string, byCell map[string]reports.Proof) {
-	list, err := scenarios.Select(scenarios.All(), f.scenario)
+	list, err := scenarios.Select(scenarios.All(), f.scenario, f.full)
 	if err != nil {
 		return // checked before
 	}

@@ -34,6 +34,8 @@ type runFlags struct {
 	procs                             int
 	full, json                        bool
 	seeded                            bool // the seed was given; 0 is one
+	nemesis                           scenarios.Nemesis
+	dryRun                            bool
 }
 
 func runCmd() *cobra.Command {
@@ -47,13 +49,19 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
 		Example: `  chaos run
   chaos run --scenario node-kill --seed 7
   chaos run --scenario lone-node,quorum-loss --procs 2
-  chaos run --sut nats-server@v2.15.2 --out proofs-plain`,
+  chaos run --sut nats-server@v2.15.2 --out proofs-plain
+  chaos run --scenario nemesis --for 10m --seed 7
+  chaos run --scenario nemesis --for 10m --seed 7 --dry-run`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.dryRun {
+				return dryRun(f, cmd.OutOrStdout())
+			}
 			_, err := runOnce(cmd.Context(), f, cmd.OutOrStdout())
 			return err
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan of each chosen scenario for this seed, with targets and times; nothing is run")
 	return cmd
 }
 
@@ -68,6 +76,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.backend, "backend", "auto", "docker, process, or auto: docker where an engine answers")
 	fl.StringVar(&f.sync, "sync", "", "sync policy of JetStream: always (default) or an interval such as 2m")
 	fl.BoolVar(&f.json, "json", false, "progress and result as JSON lines on standard output")
+	f.addNemesis(fl)
 	cmd.PreRun = func(*cobra.Command, []string) { f.seeded = fl.Changed("seed") }
 }
 
@@ -115,7 +124,7 @@ func runOnce(ctx context.Context, f *runFlags, out io.Writer) ([]reports.Proof, 
 // check looks at everything that can be wrong before anything is built.
 func (s *session) check() error {
 	f := s.flags
-	list, err := scenarios.Select(scenarios.All(), f.scenario)
+	list, err := scenarios.Select(scenarios.All(), f.scenario, f.full)
 	if err != nil {
 		return err
 	}
@@ -133,6 +142,9 @@ func (s *session) check() error {
 	kind, err := kindOf(f.sut)
 	if err != nil {
 		return err
+	}
+	if err := f.nemesis.Check(); err != nil {
+		return fmt.Errorf("nemesis: %w", err)
 	}
 	for _, sc := range list {
 		if kind != cluster.Membershipd && (sc.Only == cluster.Membershipd || sc.Control) {
@@ -167,7 +179,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return usage(fmt.Errorf("--out: %w", err))
 	}
-	s.cfg = suite.Config{RunID: newRunID(), Seed: f.seed, Full: f.full, OutDir: out, Sync: f.sync}
+	s.cfg = suite.Config{RunID: newRunID(), Seed: f.seed, Full: f.full, Nemesis: f.nemesis, OutDir: out, Sync: f.sync}
 	if s.tree, err = subject.FindSource("."); err != nil {
 		return usage(err)
 	}

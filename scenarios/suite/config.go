@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/scenarios"
 	"github.com/unibus/unibus/sut/cluster"
 )
 
@@ -22,6 +23,7 @@ type Config struct {
 	RunID     string              `json:"run_id"`
 	Seed      uint64              `json:"seed"`
 	Full      bool                `json:"full"`
+	Nemesis   scenarios.Nemesis   `json:"nemesis"`
 	Scenarios []string            `json:"scenarios"` // names, in the order to start them
 	OutDir    string              `json:"out_dir"`   // absolute
 	Backend   string              `json:"backend"`   // "docker" or "process"

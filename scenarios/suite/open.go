@@ -31,7 +31,7 @@ func (c Config) Select() ([]scenarios.Scenario, error) {
 // Open connects to the backend. The caller closes Settings.Backend.
 func (c Config) Open(ctx context.Context, log *slog.Logger) (scenarios.Settings, error) {
 	set := scenarios.Settings{
-		Subject: c.Subject.Resolve(), Plain: c.Plain.Resolve(), RunID: c.RunID, Seed: c.Seed, Full: c.Full, OutDir: c.OutDir, Sync: c.Sync,
+		Subject: c.Subject.Resolve(), Plain: c.Plain.Resolve(), RunID: c.RunID, Seed: c.Seed, Full: c.Full, Nemesis: c.Nemesis, OutDir: c.OutDir, Sync: c.Sync,
 		Harness: c.Harness, Env: c.Env, Log: log,
 	}
 	var b cluster.Backend

@@ -55,15 +55,15 @@ func TestScenarios(t *testing.T) {
 		t.Fatal(err)
 	}
 	set.Progress = progress
-	specs(list, set, cfg.Full, gone)
+	specs(list, set, cfg, gone)
 	sc, rc := GinkgoConfiguration()
 	rc.GithubOutput = os.Getenv("GITHUB_ACTIONS") == "true"
 	RunSpecs(t, "unibus chaos", sc, rc)
 }
 
-func specs(list []scenarios.Scenario, set scenarios.Settings, full bool, gone <-chan struct{}) {
-	timeout := specTimeout
-	if full {
+func specs(list []scenarios.Scenario, set scenarios.Settings, cfg suite.Config, gone <-chan struct{}) {
+	timeout := specTimeout + 3*cfg.Nemesis.For // its waits for convergence are not in its length
+	if cfg.Full {
 		timeout = fullTimeout
 	}
 	Describe("a cluster of three", func() {
