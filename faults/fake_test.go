@@ -35,7 +35,9 @@ type fakePartition struct {
 	peers   []string
 	params  agent.PartitionParams
 	in, out uint64
-	until   time.Time
+
+	seenIn, seenOut uint64
+	until           time.Time
 }
 
 type fakeNode struct {
@@ -194,10 +196,14 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 		r := agent.PartitionResult{ID: p.ID}
 		if d := n.c.drops[string(n.id)+p.ID]; d != nil {
 			r.Present, r.DroppedIn, r.DroppedOut = time.Now().Before(d.until), d.in, d.out
+			r.SeenIn, r.SeenOut = d.seenIn, d.seenOut
 		}
 		res = r
 	case agent.DialParams:
 		res = n.dial(p)
+	case agent.BurstParams:
+		n.burst(p)
+		res = agent.BurstResult{Sent: p.Count}
 	case nil:
 		if method == agent.MethodRenew {
 			n.renew()
@@ -234,6 +240,25 @@ func (n *fakeNode) dial(p agent.DialParams) agent.DialResult {
 		}
 	}
 	return agent.DialResult{Answered: true, Connected: true}
+}
+
+// burst counts what the rules of a loss would see and drop.
+func (n *fakeNode) burst(p agent.BurstParams) {
+	host, _, _ := net.SplitHostPort(p.Address)
+	for _, d := range n.c.drops {
+		lost := uint64(p.Count * d.params.Loss / 1000)
+		if d.node.leaky {
+			lost = 0
+		}
+		switch own := d.node.PeerAddr(); {
+		case own == n.PeerAddr() && slices.Contains(d.peers, host):
+			d.seenOut += uint64(p.Count)
+			d.out += lost
+		case own == host && slices.Contains(d.peers, n.PeerAddr()):
+			d.seenIn += uint64(p.Count)
+			d.in += lost
+		}
+	}
 }
 
 // drop tells whether a packet is lost on its way, and counts it where it is: the sender's rules come first.

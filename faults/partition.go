@@ -42,6 +42,7 @@ type partition struct {
 	target
 	id    string
 	needs int // so many victims at least
+	loss  int // packets in a thousand; 0 for all of them
 	shape shape
 
 	mu       sync.Mutex
@@ -59,7 +60,7 @@ type rule struct {
 	oneWay bool
 }
 
-func newPartition(verb string, victims []cluster.NodeID, needs int, s shape) Fault {
+func newPartition(verb string, victims []cluster.NodeID, needs int, s shape) *partition {
 	t := newTarget(verb, victims)
 	return &partition{target: t, id: fmt.Sprintf("%s#%d", t.Name(), cutCount.Add(1)), needs: needs, shape: s}
 }
@@ -77,6 +78,28 @@ func Isolate(victims ...cluster.NodeID) Fault {
 		}
 		return rules
 	})
+}
+
+// CommonLoss is a loss that is a nuisance and no outage, in packets per thousand and direction.
+const CommonLoss = 50
+
+// Lossy makes a verb that drops so many packets in a thousand between each victim and every other node, in each direction, each packet at random.
+func Lossy(permille int) Verb {
+	return func(victims ...cluster.NodeID) Fault {
+		verb := "lossy"
+		if permille != CommonLoss {
+			verb = fmt.Sprintf("lossy(%d)", permille)
+		}
+		f := newPartition(verb, victims, 1, func(all, victims []cluster.NodeID) []rule {
+			var rules []rule
+			for _, v := range victims {
+				rules = append(rules, rule{node: v, peers: except(all, v)})
+			}
+			return rules
+		})
+		f.loss = permille
+		return f
+	}
 }
 
 // Sever drops all packets between the victims, both ways; every other node still reaches each of them. On three nodes with two victims the third
@@ -193,7 +216,7 @@ func (f *partition) Inject(ctx context.Context, c cluster.Cluster) error {
 	}
 	f.keep(ctx, ends)
 	return eachEnd(ends, func(e side) error {
-		p := agent.PartitionParams{ID: f.id, In: !e.oneWay, Out: true}
+		p := agent.PartitionParams{ID: f.id, In: !e.oneWay, Out: true, Loss: f.loss}
 		for _, q := range e.peers {
 			p.Peers = append(p.Peers, q.addr)
 		}
@@ -252,7 +275,7 @@ func (f *partition) Heal(ctx context.Context, c cluster.Cluster) error {
 	})
 }
 
-// sight is what one end's kernel, and the connection attempts over the links that it cuts, say.
+// sight is what one side's kernel, and the connection attempts over the links that it cuts, say.
 type sight struct {
 	before, after agent.PartitionResult
 	dials         map[cluster.NodeID]agent.DialResult
@@ -272,10 +295,14 @@ func (f *partition) InForce(ctx context.Context, c cluster.Cluster) (Observation
 	if err != nil {
 		return Observation{}, err
 	}
+	judge := sight.finding
+	if f.loss > 0 {
+		judge = func(s sight) finding { return s.lossFinding(f.loss) }
+	}
 	found := map[cluster.NodeID]finding{}
 	var ids []cluster.NodeID
 	for i, e := range ends {
-		found[e.id] = seen[i].finding()
+		found[e.id] = judge(seen[i])
 		ids = append(ids, e.id)
 	}
 	return withTotal(summarize(ids, found), found), nil
@@ -301,6 +328,9 @@ func (f *partition) look(ctx context.Context, ends []side) ([]sight, error) {
 		return nil, err
 	}
 	err := eachIndex(len(ends), func(i int) (err error) {
+		if f.loss > 0 {
+			return ends[i].burstAll(ctx)
+		}
 		seen[i].dials, err = ends[i].dialAll(ctx, f.patience(seen[i].before.Present))
 		return err
 	})
@@ -444,4 +474,58 @@ func (f *partition) openLinks(c cluster.Cluster, exclude []cluster.NodeID) ([]li
 		}
 	}
 	return links, nil
+}
+
+const (
+	// discardPort takes the datagrams of a burst: nobody listens there, and nobody has to.
+	discardPort = "9"
+	// lossBurst is how many datagrams go over each link and direction. With two peers that is 3,000 a direction: the least loss that is
+	// accepted as measured is then more than five standard deviations away from what is expected, down to 3 %.
+	lossBurst = 1500
+	// lossTolerance is by which part of itself a measured loss may differ from the wanted one.
+	lossTolerance = 0.5
+)
+
+// burstAll sends datagrams both ways over each of the side's links, for its kernel to count.
+func (e side) burstAll(ctx context.Context) error {
+	return eachIndex(len(e.peers), func(i int) error {
+		return errors.Join(e.burst(ctx, e.peers[i]), e.peers[i].burst(ctx, e.host))
+	})
+}
+
+func (h host) burst(ctx context.Context, to host) error {
+	params := agent.BurstParams{Address: net.JoinHostPort(to.addr, discardPort), Count: lossBurst}
+	var r agent.BurstResult
+	return nodeError(to.id, fmt.Sprintf("send datagrams from %s to", h.id), h.agent.Call(ctx, agent.MethodBurst, params, &r))
+}
+
+// lossFinding judges a side that loses some packets, by the share of the burst that its kernel dropped in each direction.
+func (s sight) lossFinding(permille int) finding {
+	in := share(s.after.DroppedIn-s.before.DroppedIn, s.after.SeenIn-s.before.SeenIn)
+	out := share(s.after.DroppedOut-s.before.DroppedOut, s.after.SeenOut-s.before.SeenOut)
+	present := s.before.Present && s.after.Present
+	want := float64(permille) / 1000
+	f := finding{
+		figures: map[string]float64{
+			"rules": oneIf(present), "loss_in": in, "loss_out": out, "lease_seconds": s.after.Remaining,
+			"dropped_in": float64(s.after.DroppedIn), "dropped_out": float64(s.after.DroppedOut),
+			"seen_in": float64(s.after.SeenIn), "seen_out": float64(s.after.SeenOut),
+		},
+		detail: fmt.Sprintf("rules in force: %v, packets lost: %.1f %% in, %.1f %% out, wanted %.1f %%", present, 100*in, 100*out, 100*want),
+	}
+	near := func(got float64) bool { return got >= want*(1-lossTolerance) && got <= want*(1+lossTolerance) }
+	switch {
+	case present && near(in) && near(out):
+		f.presence = full
+	case s.before.Present || s.after.Present:
+		f.presence = part
+	}
+	return f
+}
+
+func share(part, whole uint64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return float64(part) / float64(whole)
 }

@@ -18,6 +18,10 @@ const (
 	maxPeers = 256
 	// maxID bounds a partition's id.
 	maxID = 128
+	// permille is the whole of PartitionParams.Loss.
+	permille = 1000
+	// maxBurst bounds a burst.
+	maxBurst = 10_000
 )
 
 // errLineTooLong means that a line was longer than maxLine; the rest of it was skipped.
@@ -90,6 +94,8 @@ func (p PartitionParams) addrs() ([]netip.Addr, error) {
 		return nil, badRequest("a partition needs an id of 1 to %d bytes", maxID)
 	case !p.In && !p.Out:
 		return nil, badRequest("partition %q drops neither incoming nor outgoing packets", p.ID)
+	case p.Loss < 0 || p.Loss >= permille:
+		return nil, badRequest("partition %q drops %d packets in a thousand: want 1 to 999, or 0 for all of them", p.ID, p.Loss)
 	case len(p.Peers) == 0 || len(p.Peers) > maxPeers:
 		return nil, badRequest("partition %q needs 1 to %d peers", p.ID, maxPeers)
 	}

@@ -181,6 +181,32 @@ func TestShapesOnRealPackets(t *testing.T) {
 	}
 }
 
+// A loss is measured, not only asked for: rules that drop another share of the packets are not in force.
+func TestLossOnRealPackets(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 3)
+	for _, permille := range []int{faults.CommonLoss, 300} {
+		var seen faults.Observation
+		i := &faults.Injector{Cluster: l, Report: func(stage string, _ faults.Fault, o faults.Observation, _ time.Duration) {
+			if stage == faults.StageInForce {
+				seen = o
+			}
+		}}
+		f := faults.Lossy(permille)("n2")
+		err := i.Run(t.Context(), f, func(ctx context.Context) error {
+			select { // longer than a lease
+			case <-ctx.Done():
+			case <-time.After(agent.Lease + time.Second):
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Log(seen.Detail)
+	}
+}
+
 func TestIsolateOfEveryNode(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, 3)

@@ -46,7 +46,7 @@ func (n *network) partition(p PartitionParams) (PartitionResult, error) {
 	}
 	n.made++
 	until := time.Now().Add(Lease) // before the kernel starts its own clock: we never think that a lease lasts longer than it does
-	t, err := newTable(fmt.Sprintf("unibus_fault_%d_%d", os.Getpid(), n.made), peers, p.In, p.Out)
+	t, err := newTable(fmt.Sprintf("unibus_fault_%d_%d", os.Getpid(), n.made), peers, p)
 	if err != nil {
 		return PartitionResult{}, err
 	}
@@ -166,7 +166,8 @@ func (n *network) counters(id string) (PartitionResult, error) {
 }
 
 func result(r reading) PartitionResult {
-	return PartitionResult{Present: r.present, DroppedIn: r.dropped[incoming], DroppedOut: r.dropped[outgoing], Remaining: r.remaining.Seconds()}
+	return PartitionResult{Present: r.present, DroppedIn: r.dropped[incoming], DroppedOut: r.dropped[outgoing],
+		SeenIn: r.seen[incoming], SeenOut: r.seen[outgoing], Remaining: r.remaining.Seconds()}
 }
 
 // close heals everything for good.

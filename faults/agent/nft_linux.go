@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -30,12 +31,15 @@ const (
 //
 // Renewing replaces the elements of a, then those of b. On some kernels a lookup that runs while a replacement is committed may find
 // neither the old element nor the new one; with two sets, the other one still drops that packet.
+//
+// Where only some packets are lost there is one set, or each packet would have two chances: count; then, for a random part of them, count, drop.
 type table struct {
 	conn   *nftables.Conn
 	table  *nftables.Table
-	sets   [2]*nftables.Set
+	sets   []*nftables.Set
 	chains map[direction]*nftables.Chain
 	peers  []netip.Addr
+	loss   int // in a thousand; 0 for all
 }
 
 type direction string
@@ -49,11 +53,12 @@ const (
 type reading struct {
 	present   bool
 	dropped   map[direction]uint64
+	seen      map[direction]uint64
 	remaining time.Duration
 }
 
 // newTable puts a partition in force. On error nothing is left.
-func newTable(name string, peers []netip.Addr, in, out bool) (*table, error) {
+func newTable(name string, peers []netip.Addr, p PartitionParams) (*table, error) {
 	var raw *netlink.Conn
 	keep := nftables.WithSockOptions(func(c *netlink.Conn) error { raw = c; return nil })
 	conn, err := nftables.New(nftables.AsLasting(), keep)
@@ -61,10 +66,10 @@ func newTable(name string, peers []netip.Addr, in, out bool) (*table, error) {
 		return nil, fmt.Errorf("open netlink: %w", explain(err))
 	}
 	t := &table{
-		conn: conn, peers: peers, chains: map[direction]*nftables.Chain{},
+		conn: conn, peers: peers, loss: p.Loss, chains: map[direction]*nftables.Chain{},
 		table: &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4},
 	}
-	if err := t.fill(raw, in, out); err != nil {
+	if err := t.fill(raw, p.In, p.Out); err != nil {
 		return nil, errors.Join(err, conn.CloseLasting()) // closing removes whatever was made
 	}
 	return t, nil
@@ -77,9 +82,14 @@ func (t *table) fill(raw *netlink.Conn, in, out bool) error {
 	if err := checkOwned(raw, t.table); err != nil {
 		return err
 	}
-	for i, name := range []string{"a", "b"} {
-		t.sets[i] = &nftables.Set{Table: t.table, Name: name, KeyType: nftables.TypeIPAddr, HasTimeout: true, Timeout: Lease}
-		if err := t.conn.AddSet(t.sets[i], t.elements()); err != nil {
+	names := []string{"a", "b"}
+	if t.loss > 0 {
+		names = names[:1]
+	}
+	for _, name := range names {
+		s := &nftables.Set{Table: t.table, Name: name, KeyType: nftables.TypeIPAddr, HasTimeout: true, Timeout: Lease}
+		t.sets = append(t.sets, s)
+		if err := t.conn.AddSet(s, t.elements()); err != nil {
 			return fmt.Errorf("add set: %w", err)
 		}
 	}
@@ -101,13 +111,33 @@ func (t *table) addChain(d direction, hook *nftables.ChainHook, offset uint32) {
 	})
 	t.chains[d] = ch
 	for _, s := range t.sets {
-		t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: []expr.Any{
+		match := []expr.Any{
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID},
-			&expr.Counter{},
-			&expr.Verdict{Kind: expr.VerdictDrop},
-		}})
+		}
+		if t.loss > 0 {
+			t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(slices.Clone(match), &expr.Counter{})})
+			match = append(match, t.some()...)
+		}
+		t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(match, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
 	}
+}
+
+// some matches a random part of the packets. The kernel's generator writes in the machine's byte order and its comparison reads as bytes come.
+func (t *table) some() []expr.Any {
+	return []expr.Any{
+		&expr.Numgen{Register: 1, Modulus: permille, Type: unix.NFT_NG_RANDOM},
+		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4},
+		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: binary.BigEndian.AppendUint32(nil, uint32(t.loss))}, //nolint:gosec // 1 to 999
+	}
+}
+
+// rules is how many there are in each chain.
+func (t *table) rules() int {
+	if t.loss > 0 {
+		return 2
+	}
+	return len(t.sets)
 }
 
 func (t *table) elements() []nftables.SetElement {
@@ -134,20 +164,24 @@ func (t *table) renew() error {
 
 // read asks the kernel. A table whose lease ran out for some peer is not present, though its rules are still there.
 func (t *table) read() (reading, error) {
-	r := reading{dropped: map[direction]uint64{}}
+	r := reading{dropped: map[direction]uint64{}, seen: map[direction]uint64{}}
 	for d, ch := range t.chains {
 		rules, err := t.conn.GetRules(t.table, ch)
 		if err != nil {
 			return r, fmt.Errorf("read rules: %w", err)
 		}
-		if len(rules) != len(t.sets) {
-			return r, fmt.Errorf("read rules: %d of %d are there", len(rules), len(t.sets))
+		if len(rules) != t.rules() {
+			return r, fmt.Errorf("read rules: %d of %d are there", len(rules), t.rules())
 		}
-		for _, rule := range rules {
-			for _, e := range rule.Exprs {
-				if c, ok := e.(*expr.Counter); ok {
-					r.dropped[d] += c.Packets
-				}
+		for i, rule := range rules {
+			switch n := counted(rule); {
+			case t.loss == 0:
+				r.dropped[d] += n
+				r.seen[d] += n
+			case i == 0:
+				r.seen[d] = n
+			default:
+				r.dropped[d] = n
 			}
 		}
 	}
@@ -161,6 +195,15 @@ func (t *table) read() (reading, error) {
 	}
 	r.present = r.remaining > 0
 	return r, nil
+}
+
+func counted(rule *nftables.Rule) (n uint64) {
+	for _, e := range rule.Exprs {
+		if c, ok := e.(*expr.Counter); ok {
+			n += c.Packets
+		}
+	}
+	return n
 }
 
 // leases returns what is left of each peer's lease, in the set that has more of it.

@@ -51,6 +51,7 @@ const (
 	MethodPartition = "partition" // PartitionParams -> PartitionResult
 	MethodHeal      = "heal"      // HealParams: removes one fault, or all for an empty id; idempotent
 	MethodCounters  = "counters"  // CountersParams -> PartitionResult: packets dropped so far
+	MethodBurst     = "burst"     // BurstParams -> BurstResult: datagrams to a peer, for the rules to count
 	MethodDial      = "dial"      // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
 )
 
@@ -85,6 +86,8 @@ type PartitionParams struct {
 	Peers []string `json:"peers"` // IPv4 addresses
 	In    bool     `json:"in"`
 	Out   bool     `json:"out"`
+	// Loss is how many packets in a thousand are dropped, each one at random; 0 means all of them.
+	Loss int `json:"loss,omitempty"`
 }
 
 // RenewResult says which partitions were renewed. One whose lease had run out is not brought back: it would have had a gap that nobody saw.
@@ -99,6 +102,8 @@ type PartitionResult struct {
 	Present    bool    `json:"present"`     // false when there is no such partition, or its lease ran out
 	DroppedIn  uint64  `json:"dropped_in"`  // packets, since the partition was made
 	DroppedOut uint64  `json:"dropped_out"` // packets
+	SeenIn     uint64  `json:"seen_in"`     // packets that the rules looked at, dropped or not
+	SeenOut    uint64  `json:"seen_out"`    // packets
 	Remaining  float64 `json:"remaining"`   // seconds of lease left, of the peer that runs out first
 }
 
@@ -110,6 +115,17 @@ type HealParams struct {
 // CountersParams names the partition to read.
 type CountersParams struct {
 	ID string `json:"id"`
+}
+
+// BurstParams asks for UDP datagrams to an address where nobody has to listen.
+type BurstParams struct {
+	Address string `json:"address"` // host:port
+	Count   int    `json:"count"`   // 1 to 10,000
+}
+
+// BurstResult says how many the node's kernel took.
+type BurstResult struct {
+	Sent int `json:"sent"`
 }
 
 // DialParams asks for one TCP connection attempt from inside the node's network namespace.

@@ -182,6 +182,8 @@ func (r *session) do(c call) (any, error) {
 		return with(c.Params, func(p HealParams) (any, error) { return nil, r.net.heal(p.ID) })
 	case MethodCounters:
 		return with(c.Params, func(p CountersParams) (PartitionResult, error) { return r.net.counters(p.ID) })
+	case MethodBurst:
+		return with(c.Params, burst)
 	case MethodDial:
 		return with(c.Params, func(p DialParams) (DialResult, error) { return dial(r.ctx, p) })
 	default:
@@ -254,6 +256,26 @@ func dial(ctx context.Context, p DialParams) (DialResult, error) {
 		_ = conn.Close() // the handshake was all that was wanted
 	} else {
 		res.Error = err.Error()
+	}
+	return res, nil
+}
+
+// burst sends datagrams. That nobody listens there is no error: the rules on the way count them.
+func burst(p BurstParams) (BurstResult, error) {
+	if _, _, err := net.SplitHostPort(p.Address); err != nil || p.Count < 1 || p.Count > maxBurst {
+		return BurstResult{}, badRequest("a burst needs an address host:port and a count of 1 to %d (%q, %d)", maxBurst, p.Address, p.Count)
+	}
+	conn, err := net.Dial("udp4", p.Address)
+	if err != nil {
+		return BurstResult{}, fmt.Errorf("open socket: %w", err)
+	}
+	defer func() { _ = conn.Close() }() // nothing is read
+	var res BurstResult
+	for range p.Count {
+		// A refusal is the answer to an earlier datagram; a dropped one is an error of this call, and was counted all the same.
+		if _, err := conn.Write([]byte("unibus")); err == nil || errors.Is(err, syscall.EPERM) {
+			res.Sent++
+		}
 	}
 	return res, nil
 }
