@@ -24,6 +24,7 @@ func Catalogue() []Entry {
 		{"isolate", "network", caps(net), "no packet passes between the node and any other node, both ways; clients still reach it", Isolate},
 		{"sever", "network", caps(net), "no packet passes between the victims, both ways; the other nodes still reach each of them (a bridge)", Sever},
 		{"lossy", "network", caps(net), "one packet in twenty is lost between the node and the others, in each direction, at random", Lossy(CommonLoss)},
+		{"slow", "network", caps(net), "what the node sends to the others is 100 +- 20 ms late, in order", Slow(CommonDelay, CommonJitter, 0)},
 		{"deafen", "network", caps(net), "nothing that other nodes send reaches the node; what it sends arrives", Deafen},
 		{"mute", "network", caps(net), "nothing that the node sends reaches other nodes; what they send arrives", Mute},
 	}

@@ -36,8 +36,8 @@ type fakePartition struct {
 	params  agent.PartitionParams
 	in, out uint64
 
-	seenIn, seenOut uint64
-	until           time.Time
+	seenIn, seenOut, delayed uint64
+	until                    time.Time
 }
 
 type fakeNode struct {
@@ -196,7 +196,7 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 		r := agent.PartitionResult{ID: p.ID}
 		if d := n.c.drops[string(n.id)+p.ID]; d != nil {
 			r.Present, r.DroppedIn, r.DroppedOut = time.Now().Before(d.until), d.in, d.out
-			r.SeenIn, r.SeenOut = d.seenIn, d.seenOut
+			r.SeenIn, r.SeenOut, r.Delayed = d.seenIn, d.seenOut, d.delayed
 		}
 		res = r
 	case agent.DialParams:
@@ -234,12 +234,24 @@ func (n *fakeNode) dial(p agent.DialParams) agent.DialResult {
 	if n.c.drop(n.PeerAddr(), host, true) || n.c.drop(host, n.PeerAddr(), true) {
 		return agent.DialResult{Error: "i/o timeout"}
 	}
+	late := n.c.late(n.PeerAddr(), host) + n.c.late(host, n.PeerAddr())
 	for _, o := range n.c.nodes {
 		if o.PeerAddr() == host && o.unreachable {
 			return agent.DialResult{Error: "i/o timeout"}
 		}
 	}
-	return agent.DialResult{Answered: true, Connected: true}
+	return agent.DialResult{Answered: true, Connected: true, TookMS: late}
+}
+
+// late is how many milliseconds a packet takes.
+func (c *fakeCluster) late(from, to string) float64 {
+	for _, d := range c.drops {
+		if d.node.PeerAddr() == from && slices.Contains(d.peers, to) && !d.node.leaky {
+			d.delayed++
+			return d.params.DelayMS
+		}
+	}
+	return 0
 }
 
 // burst counts what the rules of a loss would see and drop.
@@ -268,7 +280,7 @@ func (c *fakeCluster) drop(from, to string, count bool) bool {
 		hit = 1
 	}
 	for _, d := range c.drops {
-		if d.node.PeerAddr() == from && d.params.Out && slices.Contains(d.peers, to) && !d.node.leaky {
+		if d.node.PeerAddr() == from && d.params.Out && d.params.DelayMS == 0 && slices.Contains(d.peers, to) && !d.node.leaky {
 			d.out += hit
 			return true
 		}

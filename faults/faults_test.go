@@ -91,6 +91,7 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"kill-and-wipe", func(n *fakeNode) { n.wipesNot = true }},
 		{"isolate", func(n *fakeNode) { n.leaky = true }},
 		{"mute", func(n *fakeNode) { n.leaky = true }},
+		{"slow", func(n *fakeNode) { n.leaky = true }},
 		{"lossy", func(n *fakeNode) { n.leaky = true }},
 	}
 	for _, tc := range cases {

@@ -43,6 +43,7 @@ type partition struct {
 	id    string
 	needs int // so many victims at least
 	loss  int // packets in a thousand; 0 for all of them
+	late  lateness
 	shape shape
 
 	mu       sync.Mutex
@@ -216,7 +217,8 @@ func (f *partition) Inject(ctx context.Context, c cluster.Cluster) error {
 	}
 	f.keep(ctx, ends)
 	return eachEnd(ends, func(e side) error {
-		p := agent.PartitionParams{ID: f.id, In: !e.oneWay, Out: true, Loss: f.loss}
+		p := agent.PartitionParams{ID: f.id, In: !e.oneWay, Out: true, Loss: f.loss,
+			DelayMS: ms(f.late.delay), JitterMS: ms(f.late.jitter), Seed: f.late.seed}
 		for _, q := range e.peers {
 			p.Peers = append(p.Peers, q.addr)
 		}
@@ -296,6 +298,9 @@ func (f *partition) InForce(ctx context.Context, c cluster.Cluster) (Observation
 		return Observation{}, err
 	}
 	judge := sight.finding
+	if f.late.delay > 0 {
+		judge = func(s sight) finding { return s.lateFinding(f.late) }
+	}
 	if f.loss > 0 {
 		judge = func(s sight) finding { return s.lossFinding(f.loss) }
 	}
@@ -341,6 +346,9 @@ func (f *partition) look(ctx context.Context, ends []side) ([]sight, error) {
 }
 
 func (f *partition) patience(present bool) time.Duration {
+	if f.late.delay > 0 {
+		return openDial + f.late.delay + f.late.jitter
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {

@@ -107,7 +107,7 @@ func losesVolume(verb string) bool { return verb == "kill-and-wipe" }
 // nemesisVerbs are the catalogue's verbs on running nodes.
 func nemesisVerbs() []faults.Entry {
 	return slices.DeleteFunc(faults.Catalogue(), func(e faults.Entry) bool {
-		return !slices.Contains([]string{"kill", "stop", "pause", "restart", "isolate", "sever", "deafen", "mute", "lossy", "kill-and-wipe"}, e.Name)
+		return !slices.Contains([]string{"kill", "stop", "pause", "restart", "isolate", "sever", "deafen", "mute", "lossy", "slow", "kill-and-wipe"}, e.Name)
 	})
 }
 

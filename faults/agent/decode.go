@@ -20,6 +20,8 @@ const (
 	maxID = 128
 	// permille is the whole of PartitionParams.Loss.
 	permille = 1000
+	// maxDelayMS bounds a delay: packets that come later are as good as lost.
+	maxDelayMS = 10_000
 	// maxBurst bounds a burst.
 	maxBurst = 10_000
 )
@@ -94,6 +96,10 @@ func (p PartitionParams) addrs() ([]netip.Addr, error) {
 		return nil, badRequest("a partition needs an id of 1 to %d bytes", maxID)
 	case !p.In && !p.Out:
 		return nil, badRequest("partition %q drops neither incoming nor outgoing packets", p.ID)
+	case p.DelayMS != 0 && (p.In || p.Loss != 0):
+		return nil, badRequest("partition %q is a delay: it is for outgoing packets, and loses none", p.ID)
+	case p.DelayMS < 0 || p.DelayMS > maxDelayMS || p.JitterMS < 0 || p.JitterMS > p.DelayMS:
+		return nil, badRequest("partition %q delays by %v +- %v ms: want up to %v, and no more jitter than delay", p.ID, p.DelayMS, p.JitterMS, float64(maxDelayMS))
 	case p.Loss < 0 || p.Loss >= permille:
 		return nil, badRequest("partition %q drops %d packets in a thousand: want 1 to 999, or 0 for all of them", p.ID, p.Loss)
 	case len(p.Peers) == 0 || len(p.Peers) > maxPeers:
@@ -117,9 +123,9 @@ func (p PartitionParams) addrs() ([]netip.Addr, error) {
 // signal checks the parameters.
 func (p SignalParams) signal() (syscall.Signal, error) {
 	switch s := syscall.Signal(p.Signal); s {
-	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGCONT:
+	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGCONT, syscall.SIGHUP:
 		return s, nil
 	default:
-		return 0, badRequest("signal %d is none of SIGKILL, SIGTERM, SIGSTOP, SIGCONT", p.Signal)
+		return 0, badRequest("signal %d is none of SIGKILL, SIGTERM, SIGSTOP, SIGCONT, SIGHUP", p.Signal)
 	}
 }

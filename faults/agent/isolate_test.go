@@ -207,6 +207,59 @@ func TestLossOnRealPackets(t *testing.T) {
 	}
 }
 
+// A delay is measured by those who wait for it, on both ends, and nobody else waits. When the agent freezes, the rules' lease ends it.
+func TestDelayOnRealPackets(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 3)
+	for _, late := range []struct{ delay, jitter time.Duration }{{faults.CommonDelay, faults.CommonJitter}, {30 * time.Millisecond, 0}} {
+		var seen, beside, healed faults.Observation
+		i := &faults.Injector{Cluster: l, Report: func(stage string, _ faults.Fault, o faults.Observation, _ time.Duration) {
+			switch stage {
+			case faults.StageInForce:
+				seen = o
+			case faults.StageBystander:
+				beside = o
+			case faults.StageHealed:
+				healed = o
+			}
+		}}
+		if err := i.Run(t.Context(), faults.Slow(late.delay, late.jitter, 7)("n2"), func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if least := float64((late.delay - late.jitter).Milliseconds()); seen.Figures["n2.dial_least_ms"] < least || beside.Figures["n1_to_n3_ms"] >= least {
+			t.Errorf("in force: %s; a bystander's attempt: %v ms", seen.Detail, beside.Figures["n1_to_n3_ms"])
+		}
+		t.Log(seen.Detail)
+		t.Log(healed.Detail)
+	}
+}
+
+func TestDelayOfFrozenAgentEnds(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 2)
+	f := faults.Slow(faults.CommonDelay, 0, 1)("n2")
+	i := &faults.Injector{Cluster: l, Limits: faults.Limits{Probe: time.Second, Healed: 10 * time.Second}}
+	if err := i.Inject(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	p := l.nodes[1].(*labNode).proc.cmd.Process
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(2 * agent.Lease)
+	for !l.reaches(t, 0, 1, quick) {
+		if time.Now().After(deadline) {
+			t.Fatal("packets are held for ever by an agent that does not run")
+		}
+	}
+	if err := p.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Heal(t.Context(), f); err == nil || errors.Is(err, faults.ErrNotHealed) {
+		t.Errorf("heal: %v, want only that it was not in force any more", err)
+	}
+}
+
 func TestIsolateOfEveryNode(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, 3)

@@ -23,6 +23,7 @@ type network struct {
 // partition is one fault by its id.
 type partition struct {
 	table  *table    // nil once it lapsed
+	delay  *delayer  // nil when packets are dropped
 	until  time.Time // the kernel drops packets at least until then
 	lapsed bool
 	last   PartitionResult // of a lapsed one: what was last read
@@ -46,16 +47,34 @@ func (n *network) partition(p PartitionParams) (PartitionResult, error) {
 	}
 	n.made++
 	until := time.Now().Add(Lease) // before the kernel starts its own clock: we never think that a lease lasts longer than it does
-	t, err := newTable(fmt.Sprintf("unibus_fault_%d_%d", os.Getpid(), n.made), peers, p)
+	made, err := n.make(p, peers)
 	if err != nil {
 		return PartitionResult{}, err
 	}
+	made.until = until
 	old := n.parts[p.ID]
-	n.parts[p.ID] = &partition{table: t, until: until}
+	n.parts[p.ID] = made
 	if old != nil {
 		err = old.remove()
 	}
 	return PartitionResult{ID: p.ID, Present: true, Remaining: time.Until(until).Seconds()}, err
+}
+
+// make puts the rules in the kernel. On error nothing is left.
+func (n *network) make(p PartitionParams, peers []netip.Addr) (*partition, error) {
+	made := &partition{}
+	var err error
+	queue := uint16(queueBase + n.made%queueSpan) //nolint:gosec // below 17,000
+	if p.DelayMS > 0 {
+		if made.delay, err = newDelayer(queue, p); err != nil {
+			return nil, err
+		}
+	}
+	made.table, err = newTable(fmt.Sprintf("unibus_fault_%d_%d", os.Getpid(), n.made), peers, p, queue)
+	if err != nil && made.delay != nil {
+		err = errors.Join(err, made.delay.close())
+	}
+	return made, err
 }
 
 // refuseOwn keeps a node from being cut off from itself.
@@ -126,7 +145,11 @@ func (p *partition) remove() error {
 	}
 	t := p.table
 	p.table = nil
-	return t.remove()
+	err := t.remove()
+	if p.delay != nil {
+		err = errors.Join(err, p.delay.close())
+	}
+	return err
 }
 
 // heal removes one partition, or all of them.
@@ -162,6 +185,9 @@ func (n *network) counters(id string) (PartitionResult, error) {
 	}
 	res := result(r)
 	res.ID = id
+	if p.delay != nil {
+		res.Delayed = p.delay.taken.Load()
+	}
 	return res, nil
 }
 

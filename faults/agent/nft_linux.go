@@ -33,6 +33,7 @@ const (
 // neither the old element nor the new one; with two sets, the other one still drops that packet.
 //
 // Where only some packets are lost there is one set, or each packet would have two chances: count; then, for a random part of them, count, drop.
+// Where they are late there is one set too: count, queue.
 type table struct {
 	conn   *nftables.Conn
 	table  *nftables.Table
@@ -40,6 +41,8 @@ type table struct {
 	chains map[direction]*nftables.Chain
 	peers  []netip.Addr
 	loss   int // in a thousand; 0 for all
+	delay  bool
+	queue  uint16 // where packets go that are late
 }
 
 type direction string
@@ -58,7 +61,7 @@ type reading struct {
 }
 
 // newTable puts a partition in force. On error nothing is left.
-func newTable(name string, peers []netip.Addr, p PartitionParams) (*table, error) {
+func newTable(name string, peers []netip.Addr, p PartitionParams, queue uint16) (*table, error) {
 	var raw *netlink.Conn
 	keep := nftables.WithSockOptions(func(c *netlink.Conn) error { raw = c; return nil })
 	conn, err := nftables.New(nftables.AsLasting(), keep)
@@ -66,7 +69,7 @@ func newTable(name string, peers []netip.Addr, p PartitionParams) (*table, error
 		return nil, fmt.Errorf("open netlink: %w", explain(err))
 	}
 	t := &table{
-		conn: conn, peers: peers, loss: p.Loss, chains: map[direction]*nftables.Chain{},
+		conn: conn, peers: peers, loss: p.Loss, delay: p.DelayMS > 0, queue: queue, chains: map[direction]*nftables.Chain{},
 		table: &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4},
 	}
 	if err := t.fill(raw, p.In, p.Out); err != nil {
@@ -83,7 +86,7 @@ func (t *table) fill(raw *netlink.Conn, in, out bool) error {
 		return err
 	}
 	names := []string{"a", "b"}
-	if t.loss > 0 {
+	if t.loss > 0 || t.delay {
 		names = names[:1]
 	}
 	for _, name := range names {
@@ -114,6 +117,10 @@ func (t *table) addChain(d direction, hook *nftables.ChainHook, offset uint32) {
 		match := []expr.Any{
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID},
+		}
+		if t.delay {
+			t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(match, &expr.Counter{}, toQueue(t.queue))})
+			continue
 		}
 		if t.loss > 0 {
 			t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(slices.Clone(match), &expr.Counter{})})
@@ -175,6 +182,8 @@ func (t *table) read() (reading, error) {
 		}
 		for i, rule := range rules {
 			switch n := counted(rule); {
+			case t.delay:
+				r.seen[d] = n
 			case t.loss == 0:
 				r.dropped[d] += n
 				r.seen[d] += n

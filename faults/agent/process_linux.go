@@ -117,7 +117,7 @@ func parseStat(b []byte) (stat, error) {
 	return stat{comm: string(b[open+1 : end]), state: fields[state][0], start: t}, nil
 }
 
-// signal sends sig to the daemon and returns when the kernel has carried it out. SIGTERM is only sent.
+// signal sends sig to the daemon and returns when the kernel has carried it out. SIGTERM and SIGHUP are only sent.
 func (p processes) signal(ctx context.Context, sig syscall.Signal) (ProcessResult, error) {
 	target, err := p.find()
 	if err != nil {
@@ -129,7 +129,7 @@ func (p processes) signal(ctx context.Context, sig syscall.Signal) (ProcessResul
 	if err := p.send(target, sig); err != nil {
 		return target, err
 	}
-	if sig == syscall.SIGTERM {
+	if sig == syscall.SIGTERM || sig == syscall.SIGHUP {
 		return target, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, signalBound)

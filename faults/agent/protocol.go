@@ -75,12 +75,12 @@ type ProcessResult struct {
 	Comm      string `json:"comm"`
 }
 
-// SignalParams asks for a signal to the daemon's process: SIGKILL, SIGTERM, SIGSTOP or SIGCONT.
+// SignalParams asks for a signal to the daemon's process: SIGKILL, SIGTERM, SIGSTOP, SIGCONT or SIGHUP.
 type SignalParams struct {
 	Signal int `json:"signal"`
 }
 
-// PartitionParams asks for packets from (In) and to (Out) the peers to be dropped. A known ID replaces that partition.
+// PartitionParams asks for packets from (In) and to (Out) the peers to be dropped, some of them lost, or all of them late. A known ID replaces that partition.
 type PartitionParams struct {
 	ID    string   `json:"id"`
 	Peers []string `json:"peers"` // IPv4 addresses
@@ -88,6 +88,11 @@ type PartitionParams struct {
 	Out   bool     `json:"out"`
 	// Loss is how many packets in a thousand are dropped, each one at random; 0 means all of them.
 	Loss int `json:"loss,omitempty"`
+	// DelayMS, when it is not 0, makes packets late instead of dropping them, by DelayMS +- JitterMS milliseconds, in the order in which they come.
+	// Out only. Seed drives the jitter.
+	DelayMS  float64 `json:"delay_ms,omitempty"`
+	JitterMS float64 `json:"jitter_ms,omitempty"`
+	Seed     uint64  `json:"seed,omitempty"`
 }
 
 // RenewResult says which partitions were renewed. One whose lease had run out is not brought back: it would have had a gap that nobody saw.
@@ -104,6 +109,7 @@ type PartitionResult struct {
 	DroppedOut uint64  `json:"dropped_out"` // packets
 	SeenIn     uint64  `json:"seen_in"`     // packets that the rules looked at, dropped or not
 	SeenOut    uint64  `json:"seen_out"`    // packets
+	Delayed    uint64  `json:"delayed"`     // packets that the agent held back
 	Remaining  float64 `json:"remaining"`   // seconds of lease left, of the peer that runs out first
 }
 
