@@ -5,7 +5,7 @@ import "github.com/unibus/unibus/sut/cluster"
 // Entry is one verb of the catalogue.
 type Entry struct {
 	Name  string               `json:"name"`
-	Group string               `json:"group"` // process, network, disk
+	Group string               `json:"group"` // process, network, disk, resources
 	Needs []cluster.Capability `json:"needs"`
 	Doc   string               `json:"doc"`
 	Make  Verb                 `json:"-"`
@@ -13,7 +13,7 @@ type Entry struct {
 
 // Catalogue lists all verbs.
 func Catalogue() []Entry {
-	life, net, disk := cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage
+	life, net, disk, res := cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources
 	return []Entry{
 		{"kill", "process", caps(life), "SIGKILL; healing starts the node again", Kill},
 		{"stop", "process", caps(life), "SIGTERM, and the clean exit that follows; healing starts the node again", Stop},
@@ -25,6 +25,7 @@ func Catalogue() []Entry {
 		{"sever", "network", caps(net), "no packet passes between the victims, both ways; the other nodes still reach each of them (a bridge)", Sever},
 		{"lossy", "network", caps(net), "one packet in twenty is lost between the node and the others, in each direction, at random", Lossy(CommonLoss)},
 		{"slow", "network", caps(net), "what the node sends to the others is 100 +- 20 ms late, in order", Slow(CommonDelay, CommonJitter, 0)},
+		{"starve", "resources", caps(res), "the daemon gets a twentieth of a processor", Starve(StarvedCPU)},
 		{"deafen", "network", caps(net), "nothing that other nodes send reaches the node; what it sends arrives", Deafen},
 		{"mute", "network", caps(net), "nothing that the node sends reaches other nodes; what they send arrives", Mute},
 	}

@@ -50,7 +50,9 @@ type fakeNode struct {
 	usage       cluster.Usage
 	lives       int
 	renewals    int
-	deaf        bool // signals have no effect
+	cpu         cluster.CPU
+	idle        bool // it never wants to run
+	deaf        bool // signals and limits have no effect
 	stubborn    bool // SIGTERM has no effect
 	exitCode    int  // of a SIGKILL; 0 means 137
 	startErrs   int  // so many Starts fail first
@@ -175,6 +177,25 @@ func (n *fakeNode) Wipe(context.Context) (cluster.Usage, error) {
 }
 
 func (n *fakeNode) CopyStore(context.Context, string) error { return nil }
+
+// LimitCPU and CPU are a scheduler with a daemon that always wants to run.
+func (n *fakeNode) LimitCPU(_ context.Context, processors float64) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.deaf {
+		n.cpu.Limit = processors
+	}
+	return nil
+}
+
+func (n *fakeNode) CPU(context.Context) (cluster.CPU, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cpu.Limit > 0 && !n.idle {
+		n.cpu.Throttled++
+	}
+	return n.cpu, nil
+}
 
 // Call is the agent.
 func (n *fakeNode) Call(ctx context.Context, method string, params, result any) error {

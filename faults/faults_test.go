@@ -92,6 +92,8 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"isolate", func(n *fakeNode) { n.leaky = true }},
 		{"mute", func(n *fakeNode) { n.leaky = true }},
 		{"slow", func(n *fakeNode) { n.leaky = true }},
+		{"starve", func(n *fakeNode) { n.deaf = true }},
+		{"starve", func(n *fakeNode) { n.idle = true }},
 		{"lossy", func(n *fakeNode) { n.leaky = true }},
 	}
 	for _, tc := range cases {

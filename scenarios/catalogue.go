@@ -1,6 +1,10 @@
 package scenarios
 
-import "github.com/unibus/unibus/faults"
+import (
+	"slices"
+
+	"github.com/unibus/unibus/faults"
+)
 
 // RequiredFamilies are those without which a default run shows nothing.
 var RequiredFamilies = []string{
@@ -12,6 +16,6 @@ func All() []Scenario {
 	return append([]Scenario{
 		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
-		coldStart(), noopFaults(), grayNetwork(), nemesis(),
-	}, partitions()...)
+		coldStart(), noopFaults(), nemesis(),
+	}, slices.Concat(partitions(), grayFailures())...)
 }

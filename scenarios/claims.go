@@ -61,6 +61,12 @@ func kvLinear(minOps int) reports.Claim {
 		check.KVLinearizable{Target: ordersBucket, Keys: kvKeys, MinOps: minOps})
 }
 
+// kvWritesLinear claims the same of the writes alone, for scenarios in which a leader may be cut off without knowing it.
+func kvWritesLinear(minOps int) reports.Claim {
+	return claim("kv-writes-linearizable", "The writes to each key are linearizable and no compare-and-set won twice; stale reads of a leader that was cut off are counted.",
+		check.KVLinearizable{Target: ordersBucket, Keys: kvKeys, MinOps: minOps, WritesOnly: true})
+}
+
 // kvDurable claims that the data bucket ends with its last acked values.
 func kvDurable() reports.Claim {
 	return claim("kv-durable", "Each key ends with its last acked value.", check.KVDurable{Target: ordersBucket, MinKeys: kvKeys})

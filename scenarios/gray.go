@@ -18,33 +18,43 @@ const (
 	farJitter = 50 * time.Millisecond
 )
 
-// grayNetwork makes the leader's links bad, in three ways, so that nothing is ever quite down.
-func grayNetwork() Scenario {
+// grayFailures are a leader that is neither well nor gone.
+func grayFailures() []Scenario {
+	return []Scenario{
+		gray("gray-network", "the leader loses 5 %, then 20 % of its packets, then is 200 +- 50 ms away: nothing acked lost, what clients see is reported, all converged after",
+			cluster.CapNetwork, grayLinks()),
+		gray("gray-starved", "the leader gets a twentieth of a processor: nothing acked lost, what clients see is reported, all converged after",
+			cluster.CapResources, []cut{{name: "starved", verb: faults.Starve(faults.StarvedCPU), sel: faults.Leader(ordersCopies)}}),
+	}
+}
+
+// gray lets the leader be unwell under load, in one way after the other.
+func gray(name, doc string, need cluster.Capability, cuts []cut) Scenario {
 	return Scenario{
-		Name: "gray-network", Family: "gray-failure", Seconds: 110, Nightly: true,
-		Doc:   "the leader loses 5 %, then 20 % of its packets, then is 200 +- 50 ms away: nothing acked lost, what clients see is reported, all converged after",
-		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork},
+		Name: name, Family: "gray-failure", Seconds: 25 + 28*len(cuts), Nightly: true, Doc: doc,
+		Needs: []cluster.Capability{cluster.CapLifecycle, need},
 		Steps: func(p *Plan) []Step {
 			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
-			for _, k := range grayLinks() {
-				steps = append(steps, inject(k.name, k.verb, k.sel), mark(k.name), hold("bad links", grayFor), mark(k.name+"-end"),
+			for _, k := range cuts {
+				steps = append(steps, inject(k.name, k.verb, k.sel), mark(k.name), hold("unwell", grayFor), mark(k.name+"-end"),
 					heal(k.name), converge("after "+k.name), moreOps(opsBetween, opsWithin))
 			}
 			return append(steps, stopLoad(), converge("at the end"))
 		},
 		Claims: func(r *Run) []reports.Claim {
 			var cs []reports.Claim
-			for _, k := range grayLinks() {
-				cs = append(cs, claim(k.name+"-serves", "Writes go on over bad links: the longest stretch without any acked publish is reported, and stays under 15 s.",
+			for _, k := range cuts {
+				cs = append(cs, claim(k.name+"-serves", "Writes go on: the longest stretch without any acked publish is reported, and stays under 15 s.",
 					check.Availability{Window: window(k.name, k.name+"-end"), Kinds: []string{"publish"}, MaxGapSeconds: 15, MinOK: 20}))
 			}
-			cs = append(cs, streamIntact(300), kvLinear(kvOpsWanted), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(len(grayLinks())),
+			cs = append(cs, streamIntact(300), kvWritesLinear(kvOpsWanted/2), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(len(cuts)),
 				exercised(check.Preconditions{MinOps: 500, MinBefore: 100, MinDuring: 100, MinAfter: 20, Drained: drained(r)}))
 			return append(cs, settingsIntact(r)...)
 		},
 	}
 }
 
+// grayLinks are links that are bad but never quite down.
 func grayLinks() []cut {
 	leader := faults.Leader(ordersCopies)
 	return []cut{

@@ -39,6 +39,32 @@ func conflict(op history.Op) history.Op {
 
 func kvh(o ...history.Op) history.History { return history.History{Ops: ops(o...)} }
 
+// With reads left out, a stale one is counted and not judged; what writes say of each other still is.
+func TestKVLinearizableWritesOnly(t *testing.T) {
+	t.Parallel()
+	c := check.KVLinearizable{Target: "A", WritesOnly: true}
+	stale := kvh(put("a", 1), put("b", 2), get("a", 1), get("b", 2))
+	r := c.Check(&stale)
+	if r.Verdict != check.Pass {
+		t.Errorf("a stale read: %+v", r)
+	}
+	figures := map[string]float64{}
+	for _, f := range r.Figures {
+		figures[f.Name] = f.Value
+	}
+	if figures["reads"] != 2 || figures["stale_reads"] != 1 {
+		t.Errorf("figures %v, want 2 reads, 1 of them stale", figures)
+	}
+	for name, h := range map[string]history.History{
+		"two updates won": kvh(put("a", 1), update("b", 1, 2), update("c", 1, 3)),
+		"out of order":    kvh(put("a", 5), put("b", 4)),
+	} {
+		if r := c.Check(&h); r.Verdict != check.Fail {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
 func TestKVLinearizable(t *testing.T) {
 	t.Parallel()
 	c := check.KVLinearizable{Target: "A"}

@@ -32,6 +32,9 @@ type KVLinearizable struct {
 	Keys           int     `json:"keys,omitempty"`            // fewer keys with OK operations are Inconclusive; 0 means 1
 	MinOps         int     `json:"min_ops,omitempty"`         // fewer OK operations are Inconclusive; 0 means 1
 	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"` // for the whole search; 0 means 20
+	// WritesOnly leaves reads out and counts those that were stale. A stream's leader answers reads without asking anybody, also for seconds after
+	// the others have elected another one: where links are cut, no NATS document promises more of a read.
+	WritesOnly bool `json:"writes_only,omitempty"`
 }
 
 const (
@@ -45,7 +48,7 @@ func (c KVLinearizable) Check(h *history.History) Result {
 	if r, bad := unsound(h); bad {
 		return r
 	}
-	b := newBucket(h, c.Target)
+	b := newBucket(h, c.Target, c.WritesOnly)
 	if b.blank != 0 {
 		return inconclusive(nil, CodeBadRecord, "Write %d was acked without a revision.", b.blank)
 	}
@@ -54,6 +57,9 @@ func (c KVLinearizable) Check(h *history.History) Result {
 	}
 	cas, reused, order := b.cas(), b.reused(), b.order()
 	figures := []Figure{count("ok", b.ok), count("keys", len(b.keys)), count("failed", b.failed), count("conflicts", b.conflicts), count("unknown_writes", b.unknown), count("unknown_reads", b.unknownReads)}
+	if c.WritesOnly {
+		figures = append(figures, count("reads", b.reads), count("stale_reads", b.stale()))
+	}
 	if r, bad := found(append(figures, count("cas_violations", cas.count), count("revisions_reused", reused.count), count("revisions_out_of_order", order.count)), cas, reused, order); bad {
 		return r // a search would only find the same again, and slower
 	}
@@ -78,8 +84,11 @@ type bucket struct {
 	keys map[string]*register
 	all  []*history.Op // acked writes, in the order of the record
 
-	ok, failed, conflicts, unknown, unknownReads int
-	blank                                        int64 // an acked write without a revision
+	writesOnly bool
+	leftOut    []*history.Op // OK reads that are not judged
+
+	ok, failed, conflicts, unknown, unknownReads, reads int
+	blank                                               int64 // an acked write without a revision
 }
 
 // register is one key.
@@ -95,8 +104,8 @@ type sighting struct {
 	at  int64
 }
 
-func newBucket(h *history.History, target string) *bucket {
-	b := &bucket{keys: map[string]*register{}}
+func newBucket(h *history.History, target string, writesOnly bool) *bucket {
+	b := &bucket{keys: map[string]*register{}, writesOnly: writesOnly}
 	for i := range h.Ops {
 		op := &h.Ops[i]
 		if op.Target != target {
@@ -123,6 +132,10 @@ func (b *bucket) enter(op *history.Op) {
 	case op.Outcome == history.Unknown && read:
 		b.unknownReads++
 		return
+	case read && b.writesOnly:
+		b.reads++
+		b.leftOut = append(b.leftOut, op)
+		return
 	}
 	k := b.keys[op.Key]
 	if k == nil {
@@ -145,6 +158,33 @@ func (b *bucket) enter(op *history.Op) {
 		k.writes = append(k.writes, op)
 		b.all = append(b.all, op)
 	}
+}
+
+// stale counts the reads that returned a revision below that of a write which was acked before they were invoked.
+func (b *bucket) stale() (n int) {
+	type done struct {
+		at  int64
+		rev uint64 // the highest so far
+	}
+	acked := map[string][]done{}
+	byEnd := slices.Clone(b.all)
+	slices.SortStableFunc(byEnd, func(x, y *history.Op) int { return cmp.Compare(x.Complete, y.Complete) })
+	for _, op := range byEnd {
+		l := acked[op.Key]
+		rev := op.Seq
+		if len(l) > 0 {
+			rev = max(rev, l[len(l)-1].rev)
+		}
+		acked[op.Key] = append(l, done{op.Complete, rev})
+	}
+	for _, op := range b.leftOut {
+		l := acked[op.Key]
+		i, _ := slices.BinarySearchFunc(l, op.Invoke, func(d done, t int64) int { return cmp.Compare(d.at, t) })
+		if i > 0 && op.Seq < l[i-1].rev {
+			n++
+		}
+	}
+	return n
 }
 
 // sightings gathers the revisions at which the values of Unknown writes were seen.

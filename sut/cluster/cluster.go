@@ -50,6 +50,7 @@ const (
 	CapLifecycle Capability = "lifecycle" // start, kill, stop, pause nodes
 	CapStorage   Capability = "storage"   // wipe a stopped node's volume, read its files
 	CapNetwork   Capability = "network"   // faults on traffic between nodes
+	CapResources Capability = "resources" // limits on a node's share of the machine
 )
 
 // Capabilities maps each capability that a backend lacks to the reason. A capability that is not a key is there.
@@ -168,6 +169,21 @@ type Agented interface {
 	Agent() Agent
 	// PeerAddr is the node's IP address on the cluster's own network, as other nodes see it.
 	PeerAddr() string
+}
+
+// CPU is what the kernel says of a node's processor time.
+type CPU struct {
+	Limit     float64 `json:"limit"`     // processors; 0 means no limit
+	Periods   uint64  `json:"periods"`   // of the scheduler's bandwidth control in which the node wanted to run
+	Throttled uint64  `json:"throttled"` // those of them in which it was stopped for having used up its share
+}
+
+// Resourced is implemented by nodes whose share of the machine can be limited (CapResources).
+type Resourced interface {
+	// LimitCPU gives the daemon so many processors at most, now and in its later lives; 0 lifts the limit.
+	LimitCPU(ctx context.Context, processors float64) error
+	// CPU reads the limit that the engine has recorded and the kernel's count.
+	CPU(ctx context.Context) (CPU, error)
 }
 
 // Find returns the node with that id, or nil.

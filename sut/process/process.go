@@ -28,7 +28,8 @@ const defaultSize = 3
 // Missing says what this backend cannot do, and why.
 func Missing() cluster.Capabilities {
 	return cluster.Capabilities{
-		cluster.CapNetwork: "child processes share this host's network: traffic between them cannot be cut, and there is no agent beside them",
+		cluster.CapNetwork:   "child processes share this host's network: traffic between them cannot be cut, and there is no agent beside them",
+		cluster.CapResources: "child processes share this host's processors: their share is not limited",
 	}
 }
 
