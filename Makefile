@@ -52,6 +52,9 @@ soak: bin/chaos ## N rounds of the random nemesis (or SCENARIO=), each on a new 
 	@$(CHAOS) soak --rounds $(N) --procs $(PROCS) --sut $(SUT) --out $(OUT) --backend $(BACKEND) $(if $(SCENARIO),--scenario $(SCENARIO)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(FOR),--for $(FOR)) $(if $(ANY),--any)
 
+faults: bin/chaos ## every fault of the catalogue on a real cluster, with what was measured
+	@$(CHAOS) faults --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) $(if $(SEED),--seed $(SEED))
+
 bench: bin/chaos ## speed, as ratios measured in one run
 	@$(CHAOS) bench
 

@@ -82,6 +82,12 @@ func strictJSON(b []byte, into any) error {
 	return nil
 }
 
+// ReadHistory decodes a bundle's record. It compares no digest: that is what Verify is for.
+func ReadHistory(dir string) (*history.History, error) {
+	h, _, err := readHistory(dir, maxHistoryBytes)
+	return h, err
+}
+
 // readHistory decodes the record and gives the digest of the file as it was read.
 func readHistory(dir string, limit int64) (h *history.History, digest string, err error) {
 	f, err := openIn(dir, HistoryFile)

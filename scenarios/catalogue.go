@@ -16,6 +16,6 @@ func All() []Scenario {
 	return append([]Scenario{
 		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
-		coldStart(), noopFaults(), nemesis(),
+		coldStart(), noopFaults(), everyFault(), nemesis(),
 	}, slices.Concat(partitions(), grayFailures())...)
 }
