@@ -41,15 +41,19 @@ func everyFault() Scenario {
 	}
 }
 
+// victimsOf takes as many nodes as a verb needs.
+func victimsOf(v faults.Entry, ids ...cluster.NodeID) []cluster.NodeID {
+	if v.Name == "sever" { // two, from each other
+		return ids[:2]
+	}
+	return ids[:1]
+}
+
 // onceOver is one verb's turn. A verb on a stopped node has it stopped first, and the load rests while a volume is lost: see nemesis.
 func onceOver(p *Plan, v faults.Entry) []Step {
 	ids := others()
 	p.Rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	victims := ids[:1]
-	if v.Name == "sever" {
-		victims = ids[:2]
-	}
-	sel := faults.Named(victims...)
+	sel := faults.Named(victimsOf(v, ids...)...)
 	steps := []Step{inject(v.Name, v.Make, sel), hold(v.Name, everyFaultHold), heal(v.Name), converge("after " + v.Name)}
 	switch v.Name {
 	case "wipe":

@@ -30,7 +30,7 @@ func noopFaults() Scenario {
 					}
 					r.counts["noops"]++
 					r.injector.Limits.InForce = noopPatience
-					err := r.injectFault(ctx, "noop-"+v.Name, faults.Noop(v.Make("n2")))
+					err := r.injectFault(ctx, "noop-"+v.Name, faults.Noop(v.Make(victimsOf(v, "n2", "n3", "n1")...)))
 					if err == nil {
 						return r.heal(ctx, "noop-"+v.Name) // the probe was fooled: the claim, which must fail, will pass and say so
 					}
