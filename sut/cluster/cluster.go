@@ -50,6 +50,7 @@ const (
 	CapLifecycle Capability = "lifecycle" // start, kill, stop, pause nodes
 	CapStorage   Capability = "storage"   // wipe a stopped node's volume, read its files
 	CapNetwork   Capability = "network"   // faults on traffic between nodes
+	CapClock     Capability = "clock"     // a daemon's clock that is wrong
 	CapResources Capability = "resources" // limits on a node's share of the machine
 )
 
@@ -68,14 +69,17 @@ func (m Capabilities) Missing(needs ...Capability) string {
 
 // Spec says what cluster is wanted. The zero value is not usable: RunID, Name and Subject are required.
 type Spec struct {
-	RunID    string    // labels everything that is made for one run of the harness, [a-z0-9-]
-	Name     string    // unique within the run, [a-z0-9-]
-	Subject  Subject   //
-	Size     int       // nodes; 0 means 3. They are named n1, n2, ...
-	Replicas int       // R of membershipd's own buckets; 0 means 3. Means nothing to plain nats-server.
-	Sync     string    // "always", or nats-server's sync_interval such as "2m0s"; "" means "always"
-	AdminKey string    // public nkey of the harness's client: may do everything in account BUS, and administer membershipd
-	Log      io.Writer // progress of the backend itself, one line each; nil for none
+	RunID    string  // labels everything that is made for one run of the harness, [a-z0-9-]
+	Name     string  // unique within the run, [a-z0-9-]
+	Subject  Subject //
+	Size     int     // nodes; 0 means 3. They are named n1, n2, ...
+	Replicas int     // R of membershipd's own buckets; 0 means 3. Means nothing to plain nats-server.
+	Sync     string  // "always", or nats-server's sync_interval such as "2m0s"; "" means "always"
+	AdminKey string  // public nkey of the harness's client: may do everything in account BUS, and administer membershipd
+	// PlainText does without TLS. Otherwise clients and routes are encrypted, with authorities that are made for this cluster (see Secured).
+	PlainText bool
+	PowerFS   PowerFS   // the data is on a file system that can lose what was not synced (CapPowerFail)
+	Log       io.Writer // progress of the backend itself, one line each; nil for none
 }
 
 // Backend makes clusters.
@@ -117,6 +121,7 @@ type Endpoints struct {
 	Ready   string // 200: the node says that it can serve
 	Status  string // JSON for people; "" for plain nats-server
 	Monitor string // base URL of nats-server's monitoring, without trailing slash: + "/jsz", "/raftz", "/varz"
+	Routes  string // host:port for the other nodes; "" where the harness cannot reach it
 }
 
 // Node is one member of a cluster. Methods are safe for concurrent use.
@@ -127,7 +132,7 @@ type Node interface {
 	// Start starts the daemon with the same addresses, identity and volume as before. It does not wait for readiness.
 	// ErrRunning if it runs already.
 	Start(ctx context.Context) error
-	// Signal sends SIGKILL, SIGTERM, SIGSTOP or SIGCONT to the daemon, and returns when the kernel has taken it,
+	// Signal sends SIGKILL, SIGTERM, SIGSTOP, SIGCONT or SIGHUP to the daemon, and returns when the kernel has taken it,
 	// which for SIGTERM is long before the daemon is gone. ErrNotRunning if there is no process.
 	Signal(ctx context.Context, sig syscall.Signal) error
 	// WaitExit returns when no daemon process is left and Start may be called, or with ctx's error.
@@ -140,6 +145,7 @@ type Node interface {
 var (
 	ErrRunning    = errors.New("the node's daemon runs already")
 	ErrNotRunning = errors.New("the node's daemon does not run")
+	ErrOtherKind  = errors.New("the node was made for another program")
 )
 
 // Usage is how much a node's data directory holds.
@@ -158,6 +164,58 @@ type Storage interface {
 	CopyStore(ctx context.Context, dir string) error
 }
 
+// FileInfo is one regular file of a node's data directory.
+type FileInfo struct {
+	Path     string    `json:"path"` // relative to the data directory, with slashes
+	Size     int64     `json:"size"`
+	Modified time.Time `json:"modified"`
+}
+
+// EditKind is a way to damage a file.
+type EditKind string
+
+// Ways to damage a file.
+const (
+	EditWrite    EditKind = "write"    // Data over what is at Offset
+	EditTruncate EditKind = "truncate" // everything from Offset on is cut off
+	EditRemove   EditKind = "remove"   // the whole file
+)
+
+// Edit is one damage to one file.
+type Edit struct {
+	Path   string   `json:"path"`
+	Kind   EditKind `json:"kind"`
+	Offset int64    `json:"offset"`
+	Data   []byte   `json:"data,omitempty"`
+}
+
+// Edited is what an edit did, as the file itself says.
+type Edited struct {
+	Path       string   `json:"path"`
+	Kind       EditKind `json:"kind"`
+	Offset     int64    `json:"offset"`
+	Before     []byte   `json:"before"` // the bytes from Offset on, some tens of them at most
+	After      []byte   `json:"after"`
+	SizeBefore int64    `json:"size_before"`
+	SizeAfter  int64    `json:"size_after"` // -1 for a file that is gone
+}
+
+// Editable is implemented by nodes whose files can be read and damaged one by one (CapStorage).
+type Editable interface {
+	Files(ctx context.Context) ([]FileInfo, error)
+	// ReadFile returns up to n bytes from offset on, 32 KiB at most.
+	ReadFile(ctx context.Context, path string, offset int64, n int) ([]byte, error)
+	// Edit damages a file; the daemon must not run (ErrRunning). An edit that would change nothing is an error.
+	Edit(ctx context.Context, e Edit) (Edited, error)
+}
+
+// Replaceable is implemented by nodes whose program can be exchanged for another build of it: an upgrade, or going back.
+type Replaceable interface {
+	// Replace makes every later Start run s, with the same arguments, addresses, identity and volume. The daemon must not run (ErrRunning),
+	// and s must be of the kind that the node was made with (ErrOtherKind). What earlier builds wrote to the log stays in it.
+	Replace(ctx context.Context, s Subject) error
+}
+
 // Agent is the fault agent that runs beside a node. Methods and their parameters are those of package faults/agent.
 type Agent interface {
 	// Call sends one request and waits for its answer; params and result are encoded as JSON. result may be nil.
@@ -169,6 +227,42 @@ type Agented interface {
 	Agent() Agent
 	// PeerAddr is the node's IP address on the cluster's own network, as other nodes see it.
 	PeerAddr() string
+}
+
+// Authority signs certificates; both parts are PEM. The key is a secret: it is never written where evidence is collected.
+type Authority struct{ Cert, Key []byte }
+
+// Trust is what a cluster's certificates are signed with, and what its clients believe. The zero value means plain text.
+type Trust struct {
+	Client   Authority // signs what nodes show to clients
+	Route    Authority // signs what nodes show to each other
+	Believed []byte    // PEM bundle: the authorities that clients of the harness accept from their next connection on
+}
+
+// Secured is implemented by clusters that can be encrypted.
+type Secured interface {
+	Trust() Trust
+	// SetTrust says what holds from now on. It changes no file of any node (see Rekeyed) and no connection.
+	SetTrust(Trust)
+}
+
+// Names of the files of a node's certificates, which are the same for every subject.
+const (
+	FileClientCert = "tls.crt"     // what the node shows to clients
+	FileClientKey  = "tls.key"     //
+	FileClientCA   = "tls-ca.crt"  // a bundle
+	FileRouteCert  = "cluster.crt" // what the node shows to other nodes, both ways
+	FileRouteKey   = "cluster.key" //
+	FileRouteCA    = "cluster-ca.crt"
+)
+
+// Rekeyed is implemented by nodes whose certificates can be replaced, whether the daemon runs or not. They stay when it is started again.
+type Rekeyed interface {
+	// Hosts are the names and addresses that the node's certificates must be good for.
+	Hosts() []string
+	// PutSecrets replaces files by name (FileClientCert, ...), all in one step as far as the backend can. The daemon is not told:
+	// membershipd notices, or is sent SIGHUP, which is also what nats-server needs.
+	PutSecrets(ctx context.Context, files map[string][]byte) error
 }
 
 // CPU is what the kernel says of a node's processor time.
