@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -11,54 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/unibus/unibus/sut/membershipd"
 	"github.com/unibus/unibus/sut/membershipd/control"
 	"github.com/unibus/unibus/sut/membershipd/health"
 )
-
-// requestTimeout is longer than a node takes to answer at worst.
-const requestTimeout = 5 * time.Second
-
-// target is how a command reaches the cluster.
-type target struct {
-	servers []string
-	keyFile string
-	json    bool
-}
-
-func (t *target) flags(c *cobra.Command) {
-	c.PersistentFlags().StringSliceVar(&t.servers, "server", []string{"nats://127.0.0.1:4222"}, "`URL`s of nodes: any one that answers will do")
-	c.PersistentFlags().StringVar(&t.keyFile, "nkey-file", "", "`file` with the nkey seed to log in with, mode 0600 or 0400")
-	c.PersistentFlags().BoolVar(&t.json, "json", false, "print JSON")
-}
-
-// call connects, does one thing, and disconnects.
-func (t *target) call(c *cobra.Command, getenv func(string) string, do func(context.Context, *control.Client) error) error {
-	if err := fillFromEnv(c.Flags(), getenv); err != nil {
-		return err
-	}
-	if t.keyFile == "" {
-		return fmt.Errorf("--nkey-file is required: the seed of a key that may log in")
-	}
-	key, err := membershipd.LoadIdentity(t.keyFile)
-	if err != nil {
-		return failed(err)
-	}
-	client, err := control.Dial(t.servers, key)
-	if err != nil {
-		return failed(err)
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
-	defer cancel()
-	return failed(do(ctx, client))
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return failed(enc.Encode(v))
-}
 
 func newStatus(getenv func(string) string) *cobra.Command {
 	var t target
@@ -97,6 +51,10 @@ func printStatus(out io.Writer, s health.Status) error {
 		fmt.Sprintf("meta leader\t%s", s.MetaLeader),
 		fmt.Sprintf("posture\t%s\t%s", s.Posture.State, s.Posture.Why),
 		fmt.Sprintf("sync\t%s", s.Posture.Sync),
+		fmt.Sprintf("access\t%s\t%d users, %d roles, %d rooms; %d connections of users; %d records in quarantine",
+			yesNo(s.Posture.Enforce, "enforced", "NOT ENFORCED"), s.Access.Users, s.Access.Roles, s.Access.Rooms, s.Access.Sessions, s.Access.Quarantines),
+		"clients\t" + tlsLine(s.TLS.Clients),
+		"routes\t" + tlsLine(s.TLS.Routes),
 		"", "PEER\tCONNECTED\tSEEN",
 	}
 	for _, p := range s.Peers {
@@ -114,17 +72,31 @@ func printStatus(out io.Writer, s health.Status) error {
 	return w.Flush()
 }
 
-func newSetting(getenv func(string) string) *cobra.Command {
-	var t target
-	c := &cobra.Command{
-		Use: "setting", Short: "Read and write cluster-wide settings", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("one of put, get, list is missing: see membershipd setting --help")
-		},
+func yesNo(b bool, yes, no string) string {
+	if b {
+		return yes
 	}
-	t.flags(c)
-	c.AddCommand(newPut(&t, getenv), newGet(&t, getenv), newList(&t, getenv))
-	return c
+	return no
+}
+
+// tlsLine is how a listener is encrypted, and what somebody should see to.
+func tlsLine(l health.TLSListener) string {
+	if !l.Enabled {
+		return "PLAIN TEXT"
+	}
+	line := "TLS\tcertificate until " + l.NotAfter.Format(time.DateOnly)
+	if l.ReloadError != "" {
+		line += "; files not in force: " + l.ReloadError
+	}
+	if l.Warning != "" {
+		line += "; " + l.Warning
+	}
+	return line
+}
+
+func newSetting(getenv func(string) string) *cobra.Command {
+	t := &target{}
+	return newGroup("setting", "Read and write cluster-wide settings", "", t, newPut(t, getenv), newGet(t, getenv), newList(t, getenv))
 }
 
 func newPut(t *target, getenv func(string) string) *cobra.Command {
@@ -219,16 +191,4 @@ func newScale(getenv func(string) string) *cobra.Command {
 	t.flags(c)
 	c.Flags().IntVar(&replicas, "replicas", 0, "wanted number of replicas: 1, 3 or 5")
 	return c
-}
-
-// print shows a result in the form that was asked for.
-func (t *target) print(c *cobra.Command, v any, line string) error {
-	if t.json {
-		return printJSON(c.OutOrStdout(), v)
-	}
-	if line == "" {
-		return nil
-	}
-	_, err := fmt.Fprintln(c.OutOrStdout(), line)
-	return err
 }

@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err == nil {
 		return exitOK
 	}
-	_, _ = fmt.Fprintln(stderr, "membershipd: "+err.Error()) // nobody is left to tell
+	_, _ = fmt.Fprintln(stderr, "membershipd: "+explain(err)) // nobody is left to tell
 	return exitCode(err)
 }
 

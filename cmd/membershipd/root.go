@@ -62,7 +62,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings.`,
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServe(getenv), newStatus(getenv), newSetting(getenv), newScale(getenv), newVersion())
+	root.AddCommand(newServe(getenv), newStatus(getenv), newUser(getenv), newRole(getenv), newRoom(getenv), newKey(), newSetting(getenv), newScale(getenv), newVersion())
 	return root
 }
 

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +32,7 @@ func newServe(getenv func(string) string) *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve", Short: "Run a node", Args: cobra.NoArgs, Example: serveExample,
 		Long: `Run a node until SIGTERM or SIGINT, which move leaders and clients to the other nodes first; a second signal ends it at once.
+SIGHUP reads certificates, keys and authorities again, which also happens by itself when the files change.
 Every flag can also be given in the environment: --data-dir as UNIBUS_DATA_DIR. The flag wins. Secrets are given as files only.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := fillFromEnv(c.Flags(), getenv); err != nil {
@@ -41,11 +45,33 @@ Every flag can also be given in the environment: --data-dir as UNIBUS_DATA_DIR. 
 			if err != nil {
 				return err
 			}
+			defer onHangup(d.Reload)()
 			return failed(d.Run(c.Context()))
 		},
 	}
 	addServeFlags(c, &cfg, &f)
 	return c
+}
+
+// onHangup calls f at every SIGHUP, until the function that it returns is called.
+func onHangup(f func()) (stop func()) {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ch:
+				f()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(ch)
+		close(done)
+	}
 }
 
 func addServeFlags(c *cobra.Command, cfg *membershipd.Config, f *serveFlags) {
@@ -66,6 +92,16 @@ func addServeFlags(c *cobra.Command, cfg *membershipd.Config, f *serveFlags) {
 	fl.StringVar(&cfg.ClusterPassFile, "cluster-pass-file", "", "`file` with the password of the routes, mode 0600 or 0400")
 	fl.StringVar(&cfg.InternalIDFile, "internal-id-file", "", "`file` with the nkey seed of this node; made at the first start (default DATA-DIR/internal.nk)")
 	fl.StringVar(&cfg.StaticKeysFile, "static-keys-file", "", "`file` with lines \"PUBLIC-USER-NKEY [admin]\": who may log in as a client")
+	fl.StringVar(&cfg.TLSCert, "tls-cert", "", "`file` with the certificate that clients are shown; empty for plain text")
+	fl.StringVar(&cfg.TLSKey, "tls-key", "", "`file` with its key, mode 0600 or 0400")
+	fl.StringVar(&cfg.TLSCA, "tls-ca", "", "`file` with the authorities of clients' certificates, for --tls-client-auth verify")
+	fl.StringVar(&cfg.TLSClientAuth, "tls-client-auth", cfg.TLSClientAuth, "whether clients need a certificate: none or verify")
+	fl.StringVar(&cfg.ClusterTLSCert, "cluster-tls-cert", "", "`file` with this node's certificate for routes, good for both sides; empty for plain text")
+	fl.StringVar(&cfg.ClusterTLSKey, "cluster-tls-key", "", "`file` with its key, mode 0600 or 0400")
+	fl.StringVar(&cfg.ClusterTLSCA, "cluster-tls-ca", "", "`file` with the authorities of routes: others than those of clients")
+	fl.BoolVar(&cfg.Enforce, "enforce", cfg.Enforce, "give every user exactly the permissions of its role and rooms")
+	fl.DurationVar(&cfg.AuthMaxStaleness, "auth-max-staleness", 0, "let users in for this `duration` after their records were last known to be current; 0 for ever")
+	fl.StringVar(&cfg.SeedFile, "seed-file", "", "`file` with the first administrators, made by \"user add --store seed\"; imported once, when the cluster forms")
 	fl.DurationVar(&cfg.LameDuck, "lame-duck", cfg.LameDuck, "how long clients are moved away after SIGTERM")
 	fl.StringVar(&f.maxMemory, "max-memory", "256M", "JetStream's limit for memory, with K, M or G")
 	fl.StringVar(&f.maxStore, "max-store", "10G", "JetStream's limit for files, with K, M or G")

@@ -16,8 +16,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/control"
 	"github.com/unibus/unibus/sut/membershipd/health"
 )
@@ -45,6 +47,8 @@ const (
 	headerWho  = "Unibus-Who"
 	headerWhat = "Unibus-What"
 	headerNode = "Unibus-Node"
+	headerID   = "Unibus-Id" // of one attempt
+	headerUser = "Unibus-User"
 )
 
 var settingName = regexp.MustCompile(`^[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*$`)
@@ -55,7 +59,11 @@ type api struct {
 	log      *slog.Logger
 	node     string
 	size     int
-	mayWrite func(publicKey string) bool
+	identify func(publicKey string) (caller, error)
+	reserved func(publicKey string) bool // a key that logs in without a record
+	plane    *accessPlane
+	follow   [access.NumBuckets]*follower
+	writing  [access.NumBuckets]chan struct{} // held while this node writes to the bucket
 	health   func() snapshot
 	status   func() health.Status
 	want     *wanted
@@ -65,7 +73,57 @@ type api struct {
 	slots    chan struct{}
 }
 
-type handler func(ctx context.Context, who string, data []byte) (any, error)
+type handler func(ctx context.Context, who caller, data []byte) (any, error)
+
+// caller is who asks, as the directories know it at this moment.
+type caller struct {
+	key     string // public
+	name    string // "" for a key without a record
+	control string // access.ControlNone, ControlRead or ControlWrite
+}
+
+func (c caller) headers(what, node string) nats.Header {
+	h := nats.Header{headerWho: {c.key}, headerWhat: {what}, headerNode: {node}}
+	if c.name != "" {
+		h.Set(headerUser, c.name)
+	}
+	return h
+}
+
+// need is what a caller must be allowed to call an endpoint at all. Some look closer themselves.
+type need int
+
+const (
+	needNothing need = iota // but to be known
+	needRead
+	needWrite
+)
+
+func (c caller) may(n need) bool {
+	switch n {
+	case needNothing:
+		return true
+	case needRead:
+		return c.control == access.ControlRead || c.control == access.ControlWrite
+	}
+	return c.control == access.ControlWrite
+}
+
+type endpoint struct {
+	subject string
+	need    need
+	handle  handler
+}
+
+func (a *api) endpoints() []endpoint {
+	return append([]endpoint{
+		{control.SubjectSettingsPut, needWrite, a.put},
+		{control.SubjectSettingsGet, needRead, a.get},
+		{control.SubjectSettingsList, needRead, a.list},
+		{control.SubjectScale, needWrite, a.scale},
+		{control.SubjectStatus, needNothing, func(context.Context, caller, []byte) (any, error) { return a.status(), nil }},
+	}, a.userEndpoints()...)
+}
 
 // serve registers the service; it answers until the returned service is stopped.
 func (a *api) serve(ctx context.Context, nc *nats.Conn) (micro.Service, error) {
@@ -77,19 +135,9 @@ func (a *api) serve(ctx context.Context, nc *nats.Conn) (micro.Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register the control API: %w", err)
 	}
-	for _, e := range []struct {
-		subject string
-		write   bool
-		handle  handler
-	}{
-		{control.SubjectSettingsPut, true, a.put},
-		{control.SubjectSettingsGet, false, a.get},
-		{control.SubjectSettingsList, false, a.list},
-		{control.SubjectScale, true, a.scale},
-		{control.SubjectStatus, false, func(context.Context, string, []byte) (any, error) { return a.status(), nil }},
-	} {
+	for _, e := range a.endpoints() {
 		name := strings.ReplaceAll(strings.TrimPrefix(e.subject, "unibus.v1."), ".", "-")
-		h := micro.HandlerFunc(func(r micro.Request) { a.dispatch(ctx, r, name, e.write, e.handle) })
+		h := micro.HandlerFunc(func(r micro.Request) { a.dispatch(ctx, r, name, e) })
 		if err := svc.AddEndpoint(name, h, micro.WithEndpointSubject(e.subject)); err != nil {
 			return nil, errors.Join(fmt.Errorf("register %s: %w", e.subject, err), svc.Stop())
 		}
@@ -98,7 +146,7 @@ func (a *api) serve(ctx context.Context, nc *nats.Conn) (micro.Service, error) {
 }
 
 // dispatch answers each request on its own: one that waits for a quorum must not hold up the others.
-func (a *api) dispatch(ctx context.Context, r micro.Request, name string, write bool, h handler) {
+func (a *api) dispatch(ctx context.Context, r micro.Request, name string, e endpoint) {
 	start := time.Now()
 	select {
 	case a.slots <- struct{}{}:
@@ -110,24 +158,29 @@ func (a *api) dispatch(ctx context.Context, r micro.Request, name string, write 
 		defer func() { <-a.slots }()
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		resp, err := a.authorized(ctx, r, write, h)
+		resp, err := a.authorized(ctx, r, e)
 		a.answer(r, name, start, resp, err)
 	}()
 }
 
-func (a *api) authorized(ctx context.Context, r micro.Request, write bool, h handler) (any, error) {
-	who, err := caller(nats.Header(r.Headers()))
+// authorized checks every call: the permissions that a connection was given when it was opened are only the first line.
+func (a *api) authorized(ctx context.Context, r micro.Request, e endpoint) (any, error) {
+	key, err := callerKey(nats.Header(r.Headers()))
 	if err != nil {
 		return nil, control.Errorf(control.Denied, "the caller is not known: %v", err)
 	}
-	if write && !a.mayWrite(who) {
+	who, err := a.identify(key)
+	if err != nil {
+		return nil, control.Errorf(control.Denied, "the caller is not known: %v", err)
+	}
+	if !who.may(e.need) {
 		return nil, control.Errorf(control.Denied, "this key may not call %s", r.Subject())
 	}
-	return h(ctx, who, r.Data())
+	return e.handle(ctx, who, r.Data())
 }
 
-// caller reads who asks from what the embedded server has written into the request.
-func caller(h nats.Header) (string, error) {
+// callerKey reads who asks from what the embedded server has written into the request.
+func callerKey(h nats.Header) (string, error) {
 	var values []string
 	for k, v := range h {
 		if strings.EqualFold(k, requestInfo) {
@@ -206,7 +259,7 @@ func checkSettingName(name string) error {
 	return nil
 }
 
-func (a *api) put(ctx context.Context, who string, data []byte) (any, error) {
+func (a *api) put(ctx context.Context, who caller, data []byte) (any, error) {
 	var req control.PutRequest
 	if err := decode(data, &req); err != nil {
 		return nil, err
@@ -232,26 +285,58 @@ func (a *api) put(ctx context.Context, who string, data []byte) (any, error) {
 }
 
 // write stores a setting once, and says exactly what is known about the outcome.
-func (a *api) write(ctx context.Context, who, what, name, value string, expect *expectation) (uint64, error) {
+func (a *api) write(ctx context.Context, who caller, what, name, value string, expect *expectation) (uint64, error) {
 	if why := a.settingsDown(); why != "" {
 		return 0, control.Errorf(control.Unavailable, "%s", why)
 	}
-	header := nats.Header{headerWho: {who}, headerWhat: {what}, headerNode: {a.node}}
+	header, id := who.headers(what, a.node), nuid.Next()
+	header.Set(headerID, id)
 	seq, err := a.publishWhenIdle(ctx, keySubject(BucketSettings, name), header, []byte(value), expect)
+	if hasCode(err, codeWrongSequence) {
+		seq, err = a.refused(ctx, name, id, expect.seq)
+	}
+	var typed *control.Error
 	switch {
 	case err == nil:
 		a.wrote()
 		return seq, nil
-	case hasCode(err, codeWrongSequence):
-		return 0, control.Errorf(control.Conflict, "the setting %q does not have the expected revision %d", name, expect.seq)
+	case errors.As(err, &typed):
+		return 0, err
 	case hasCode(err, codeInProcess):
-		return 0, control.Errorf(control.Unavailable, "other writes to %q did not let this one through", name)
+		return 0, control.Errorf(control.Unknown, "other writes to %q stood in the way of this one; it may have been done", name)
 	case certainlyNotSent(err):
 		return 0, control.Errorf(control.Unavailable, "the settings have no leader")
 	case errors.Is(err, context.DeadlineExceeded):
 		return 0, control.Errorf(control.Unknown, "no majority confirmed the write within %s; it may still take effect", apiTimeout)
 	}
 	return 0, control.Errorf(control.Unknown, "the write was not confirmed: %v", err)
+}
+
+// refused finds out what became of a conditional write that was refused. A leader that has been deposed and does not know it yet takes the same
+// request as the real one, and its refusal may come first. So a read that a majority has confirmed decides: behind it, the write is either
+// among the setting's revisions, where its id is looked for, or it was not done.
+func (a *api) refused(ctx context.Context, name, id string, expected uint64) (uint64, error) {
+	now, err := a.read(ctx, name)
+	if err != nil {
+		return 0, control.Errorf(control.Unknown, "the write was refused, by a leader that no majority confirms; it may have been done")
+	}
+	for after := expected; after < now.seq; {
+		m, err := a.js.next(ctx, bucketStream(BucketSettings), after+1, keySubject(BucketSettings, name))
+		if err != nil {
+			return 0, control.Errorf(control.Unknown, "the write was refused, and the revisions since cannot be read: %v", err)
+		}
+		if m.header.Get(headerID) == id {
+			return m.seq, nil
+		}
+		if m.seq == 0 {
+			break
+		}
+		after = m.seq
+	}
+	if now.seq == expected {
+		return 0, control.Errorf(control.Unavailable, "a leader that is one no more refused the write; it was not done")
+	}
+	return 0, control.Errorf(control.Conflict, "the setting %q does not have the expected revision %d", name, expected)
 }
 
 // publishWhenIdle repeats a conditional write only while JetStream says, before it stores anything, that another one is under way.
@@ -277,7 +362,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // settingsDown says why nothing can be written, if this node knows that before it sends anything.
-func (a *api) settingsDown() string {
+func (a *api) settingsDown() string { return a.bucketDown(BucketSettings, "settings") }
+
+func (a *api) bucketDown(bucket, word string) string {
 	s := a.health()
 	if s.at.IsZero() || !s.facts.Internal {
 		return "the node is starting"
@@ -286,14 +373,14 @@ func (a *api) settingsDown() string {
 		return fmt.Sprintf("no quorum: %d of %d nodes, need %d", s.Quorum.Have, s.facts.ClusterSize, s.Quorum.Need)
 	}
 	for _, b := range s.facts.Buckets {
-		if b.Name == BucketSettings && b.Local && b.Replicas > 1 && b.Group.Leader == "" {
-			return "the settings have no leader"
+		if b.Name == bucket && b.Local && b.Replicas > 1 && b.Group.Leader == "" {
+			return "the " + word + " have no leader"
 		}
 	}
 	return ""
 }
 
-func (a *api) get(ctx context.Context, _ string, data []byte) (any, error) {
+func (a *api) get(ctx context.Context, _ caller, data []byte) (any, error) {
 	var req control.GetRequest
 	if err := decode(data, &req); err != nil {
 		return nil, err
@@ -348,7 +435,7 @@ func unreadable(err error) error {
 }
 
 // list reads every setting from the stream's leader. Each is current; together they are not one moment.
-func (a *api) list(ctx context.Context, _ string, _ []byte) (any, error) {
+func (a *api) list(ctx context.Context, _ caller, _ []byte) (any, error) {
 	if why := a.settingsDown(); why != "" {
 		return nil, control.Errorf(control.Unavailable, "%s", why)
 	}
@@ -378,7 +465,7 @@ func (a *api) list(ctx context.Context, _ string, _ []byte) (any, error) {
 }
 
 // scale records how many replicas are wanted; the bootstrap loop does the rest.
-func (a *api) scale(ctx context.Context, who string, data []byte) (any, error) {
+func (a *api) scale(ctx context.Context, who caller, data []byte) (any, error) {
 	var req control.ScaleRequest
 	if err := decode(data, &req); err != nil {
 		return nil, err

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/unibus/unibus/sut/membershipd/access"
 )
 
 const (
@@ -18,16 +20,17 @@ const (
 
 // AuditRecord is one entry of the audit stream.
 type AuditRecord struct {
-	Who      string    `json:"who"`  // public nkey of the caller
-	What     string    `json:"what"` // "settings.put", "cluster.scale"
-	When     time.Time `json:"when"` // when the change was stored
-	Node     string    `json:"node"` // that answered the request
+	Who      string    `json:"who"`            // public nkey of the caller
+	User     string    `json:"user,omitempty"` // that proved the key; "" for a static key and a node's own
+	What     string    `json:"what"`           // "settings.put", "users.disable"
+	When     time.Time `json:"when"`           // when the change was stored
+	Node     string    `json:"node"`           // that answered the request
 	Bucket   string    `json:"bucket"`
 	Name     string    `json:"name"`
 	Revision uint64    `json:"revision"`
 }
 
-// auditor copies who, what and when of every change from the settings' own stream to the audit stream. The facts are stored with the change itself, so
+// auditor copies who, what and when of every change from the bucket's own stream to the audit stream. The facts are stored with the change itself, so
 // a node that dies right after a change leaves no hole: the next one goes on behind the last record. A compare-and-set makes each entry once.
 type auditor struct {
 	js      jsAPI
@@ -48,8 +51,10 @@ func (a *auditor) run(ctx context.Context) {
 	defer t.Stop()
 	for {
 		if a.leading() {
-			if err := a.catchUp(ctx); err != nil && ctx.Err() == nil {
-				a.log.Debug("audit: try again", "error", err)
+			for _, bucket := range auditedBuckets {
+				if err := a.catchUp(ctx, bucket); err != nil && ctx.Err() == nil {
+					a.log.Debug("audit: try again", "bucket", bucket, "error", err)
+				}
 			}
 		}
 		select {
@@ -61,11 +66,11 @@ func (a *auditor) run(ctx context.Context) {
 	}
 }
 
-// catchUp copies everything behind the last record.
-func (a *auditor) catchUp(ctx context.Context) error {
+// catchUp copies what is behind the last record, as much as there is time for.
+func (a *auditor) catchUp(ctx context.Context, bucket string) error {
 	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
-	last, err := a.js.last(ctx, AuditStream, auditSettings)
+	last, err := a.js.last(ctx, AuditStream, auditSubject(bucket))
 	if err != nil {
 		return fmt.Errorf("read the last record: %w", err)
 	}
@@ -77,21 +82,24 @@ func (a *auditor) catchUp(ctx context.Context) error {
 	}
 	expect := last.seq
 	for {
-		m, err := a.js.next(ctx, bucketStream(BucketSettings), done.Revision+1, keySubject(BucketSettings, ">"))
+		m, err := a.js.next(ctx, bucketStream(bucket), done.Revision+1, keySubject(bucket, ">"))
 		if err != nil || m.seq == 0 {
 			return err
 		}
-		done = recordOf(m)
+		done = recordOf(bucket, m)
+		if done.Name == access.FenceKey {
+			continue
+		}
 		if expect, err = a.append(ctx, done, expect); err != nil {
 			return fmt.Errorf("append a record: %w", err)
 		}
 	}
 }
 
-func recordOf(m storedMsg) AuditRecord {
+func recordOf(bucket string, m storedMsg) AuditRecord {
 	return AuditRecord{
-		Who: m.header.Get(headerWho), What: m.header.Get(headerWhat), Node: m.header.Get(headerNode), When: m.when.UTC(),
-		Bucket: BucketSettings, Name: strings.TrimPrefix(m.subject, keySubject(BucketSettings, "")), Revision: m.seq,
+		Who: m.header.Get(headerWho), User: m.header.Get(headerUser), What: m.header.Get(headerWhat), Node: m.header.Get(headerNode), When: m.when.UTC(),
+		Bucket: bucket, Name: strings.TrimPrefix(m.subject, keySubject(bucket, "")), Revision: m.seq,
 	}
 }
 
@@ -100,5 +108,5 @@ func (a *auditor) append(ctx context.Context, r AuditRecord, expect uint64) (uin
 	if err != nil {
 		return 0, err
 	}
-	return a.js.publish(ctx, auditSettings, nats.Header{}, body, &expectation{seq: expect})
+	return a.js.publish(ctx, auditSubject(r.Bucket), nats.Header{}, body, &expectation{seq: expect})
 }

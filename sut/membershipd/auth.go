@@ -2,11 +2,15 @@ package membershipd
 
 import (
 	"encoding/base64"
+	"errors"
 	"log/slog"
+	"net"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
 
+	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/control"
 )
 
@@ -44,6 +48,7 @@ system_account: SYS
 type grant struct {
 	account     string
 	permissions *server.Permissions // nil for everything in the account
+	session     session             // of a user: what the permissions were made of
 }
 
 // directory knows who may log in. Each source of identities is one.
@@ -54,8 +59,17 @@ type directory interface {
 
 // connection is what a directory may know of how the client came in.
 type connection struct {
+	id        uint64 // never used twice by this process
 	inProcess bool
+	loopback  bool   // from an address of this host alone
 	name      string // as the client calls itself: not proved
+}
+
+// admitter is a directory whose users can lose their rights at any time. It notes the connection, and is asked once more after that: who was
+// disabled in between is either refused by this, or found by the one who disables.
+type admitter interface {
+	directory
+	admit(g grant, conn connection) bool
 }
 
 // authenticator replaces the embedded server's own check of clients completely, so it verifies the nonce's signature itself.
@@ -66,6 +80,7 @@ type connection struct {
 type authenticator struct {
 	log         *slog.Logger
 	directories []directory
+	outcome     func(ok bool) // counts those who proved a key
 	account     func(name string) (*server.Account, error)
 }
 
@@ -78,7 +93,7 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	if !provesKey(opts.Nkey, opts.Sig, c.GetNonce()) {
 		return false
 	}
-	conn := connection{inProcess: isInProcess(c), name: opts.Name}
+	conn := connection{id: c.GetID(), inProcess: isInProcess(c), loopback: isLoopback(c), name: opts.Name}
 	for _, d := range a.directories {
 		g, ok := d.lookup(opts.Nkey, conn)
 		if !ok {
@@ -90,8 +105,13 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 			return false
 		}
 		c.RegisterUser(&server.User{Username: opts.Nkey, Account: account, Permissions: g.permissions})
+		a.outcome(true)
+		if d, ok := d.(admitter); ok {
+			return d.admit(g, conn)
+		}
 		return true
 	}
+	a.outcome(false)
 	return false
 }
 
@@ -121,14 +141,27 @@ type internalDirectory struct {
 	publicKey string
 }
 
-// Names that the node's own connections give themselves; they choose the account.
+// isLoopback is true for connections that only this host's own processes can open.
+func isLoopback(c server.ClientAuthentication) bool {
+	addr, ok := c.RemoteAddress().(*net.TCPAddr)
+	return ok && addr.IP.IsLoopback()
+}
+
+// Names that connections with the node's own identity give themselves; they choose the account.
 const (
 	internalName = "membershipd"
 	systemName   = "membershipd-system"
+	localName    = "membershipd-cli" // the administrator of this host, who can read the identity
 )
 
 func (d internalDirectory) lookup(publicKey string, conn connection) (grant, bool) {
-	if publicKey != d.publicKey || !conn.inProcess {
+	if publicKey != d.publicKey {
+		return grant{}, false
+	}
+	if conn.loopback && conn.name == localName {
+		return grant{account: accountBus, permissions: serverPermissions(access.ControlPermissions(publicKey))}, true
+	}
+	if !conn.inProcess {
 		return grant{}, false
 	}
 	switch conn.name {
@@ -149,11 +182,74 @@ func (d staticDirectory) lookup(publicKey string, _ connection) (grant, bool) {
 		return grant{}, false
 	}
 	g := grant{account: accountBus}
-	if !key.admin {
-		g.permissions = &server.Permissions{Publish: &server.SubjectPermission{Deny: control.WriteSubjects()}}
+	g.permissions = unenforced(key.admin)
+	return g, true
+}
+
+// userDirectory knows the users of the buckets.
+type userDirectory struct {
+	plane *accessPlane
+	log   *slog.Logger
+}
+
+// lookup implements directory.
+func (d userDirectory) lookup(publicKey string, _ connection) (grant, bool) {
+	login, err := d.plane.login(publicKey)
+	if err != nil {
+		if !errors.Is(err, access.ErrUnknown) {
+			d.log.Debug("refuse a user", "error", err)
+		}
+		return grant{}, false
+	}
+	g := grant{account: accountBus, permissions: serverPermissions(login.Permissions), session: d.plane.sessionOf(publicKey, login)}
+	if !d.plane.enforce {
+		g.permissions = unenforced(login.Admin)
 	}
 	return g, true
 }
 
-// mayWrite says whether that key may call the control API's writes.
-func (d staticDirectory) mayWrite(publicKey string) bool { return d[publicKey].admin }
+// admit implements admitter.
+func (d userDirectory) admit(g grant, conn connection) bool {
+	d.plane.sessions.add(conn.id, g.session)
+	now, err := d.plane.login(g.session.key)
+	if err != nil || d.plane.sessionOf(g.session.key, now) != g.session {
+		d.plane.sessions.remove(conn.id)
+		return false
+	}
+	return true
+}
+
+// unenforced is everything in the account, except for what only administrators may call.
+func unenforced(admin bool) *server.Permissions {
+	if admin {
+		return nil
+	}
+	return &server.Permissions{Publish: &server.SubjectPermission{Deny: control.WriteSubjects()}}
+}
+
+// serverPermissions translates. To the embedded server an empty list of what is allowed means everything, so that there always is one that is not empty.
+func serverPermissions(p access.Permissions) *server.Permissions {
+	if p.Everything {
+		return nil
+	}
+	out := &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: p.PublishAllow, Deny: p.PublishDeny},
+		Subscribe: &server.SubjectPermission{Allow: p.SubscribeAllow, Deny: p.SubscribeDeny},
+	}
+	if len(p.PublishAllow) == 0 {
+		out.Publish = &server.SubjectPermission{Deny: []string{">"}}
+	}
+	if len(p.SubscribeAllow) == 0 {
+		out.Subscribe = &server.SubjectPermission{Deny: []string{">"}}
+	}
+	if p.Respond {
+		out.Response = &server.ResponsePermission{MaxMsgs: respondMax, Expires: respondWithin}
+	}
+	return out
+}
+
+// How often, and how long after a request, a user who answers requests may do so. Discovery and streamed answers take more than one.
+const (
+	respondMax    = 64
+	respondWithin = 2 * time.Minute
+)

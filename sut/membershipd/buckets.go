@@ -1,6 +1,7 @@
 package membershipd
 
 import (
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,8 +20,8 @@ const (
 )
 
 const (
-	auditSettings = "unibus.audit.settings" // records of changes to the settings
-	auditSubjects = "unibus.audit.>"
+	auditPrefix   = "unibus.audit." // then the bucket without its prefix: records of its changes
+	auditSubjects = auditPrefix + ">"
 	// fenceSettings shares the settings' Raft group, but is no key of the bucket: what is written there proves that the group has a quorum.
 	fenceSettings = "unibus.fence.settings"
 
@@ -47,6 +48,11 @@ var bucketSpecs = []bucketSpec{
 	{name: BucketNodes, history: 2, maxBytes: 8 << 20, maxAge: nodeRecordMaxAge},
 	{name: BucketSettings, history: 16, maxBytes: 16 << 20, extra: []string{fenceSettings}},
 }
+
+// auditedBuckets are those whose changes people ask for. Nodes refresh their own records all the time.
+var auditedBuckets = []string{BucketSettings, BucketUsers, BucketRoles, BucketRooms, BucketMembers}
+
+func auditSubject(bucket string) string { return auditPrefix + strings.TrimPrefix(bucket, "UNIBUS_") }
 
 func bucketStream(bucket string) string { return "KV_" + bucket }
 func keySubject(bucket, key string) string {

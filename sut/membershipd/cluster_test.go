@@ -22,6 +22,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 
+	"github.com/unibus/unibus/sut/client"
 	"github.com/unibus/unibus/sut/loopback"
 	"github.com/unibus/unibus/sut/membershipd"
 	"github.com/unibus/unibus/sut/membershipd/control"
@@ -326,12 +327,12 @@ func (c *testCluster) dial(t *testing.T, key nkeys.KeyPair, nodes ...int) *contr
 	for _, i := range nodes {
 		urls = append(urls, "nats://"+c.configs[i].ClientListen)
 	}
-	client, err := control.Dial(urls, key)
+	conn, err := control.Dial(t.Context(), client.Options{Servers: urls, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(client.Close)
-	return client
+	t.Cleanup(conn.Close)
+	return conn
 }
 
 func (c *testCluster) put(t *testing.T, client *control.Client, name, value string) {

@@ -49,6 +49,18 @@ type Config struct {
 	ClusterPassFile  string
 	InternalIDFile   string // "" means internal.nk in DataDir
 	StaticKeysFile   string // "" means none
+	// Enforce gives every user exactly the permissions of its role and rooms. Without it every user may do everything in account BUS.
+	Enforce bool
+	// AuthMaxStaleness is how long users are let in after this node last knew that it had their latest records; 0 means for ever.
+	AuthMaxStaleness time.Duration
+	SeedFile         string // the first administrators, imported once when the cluster forms; "" means none
+	TLSCert          string // what clients are shown, PEM; "" means plain text
+	TLSKey           string
+	TLSCA            string // bundle of the authorities of clients' certificates; needed by TLSVerify only
+	TLSClientAuth    string // TLSNone or TLSVerify
+	ClusterTLSCert   string // what the other nodes are shown, PEM; "" means plain text
+	ClusterTLSKey    string
+	ClusterTLSCA     string // bundle of the authorities of routes
 	LameDuck         time.Duration
 	MaxMemory        int64
 	MaxStore         int64
@@ -68,6 +80,8 @@ func DefaultConfig() Config {
 		Store:         StoreKV,
 		Replicas:      defaultReplicas,
 		Sync:          SyncAlways,
+		TLSClientAuth: TLSNone,
+		Enforce:       true,
 		LameDuck:      defaultLameDuck,
 		MaxMemory:     defaultMaxMemory,
 		MaxStore:      defaultMaxStore,
@@ -83,7 +97,7 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 // Check says what is wrong with the settings, in one sentence. It does not touch the disk.
 func (c Config) Check() error {
-	for _, check := range []func() error{c.checkNames, c.checkAddresses, c.checkCluster, c.checkStore} {
+	for _, check := range []func() error{c.checkNames, c.checkAddresses, c.checkCluster, c.checkTLS, c.checkStore} {
 		if err := check(); err != nil {
 			return fmt.Errorf("%w: %w", ErrConfig, err)
 		}
@@ -149,6 +163,8 @@ func (c Config) checkCluster() error {
 		return fmt.Errorf("--replicas %d is more than the %d nodes of the cluster", c.Replicas, len(c.Routes))
 	case c.ClusterPassFile == "":
 		return errors.New("--cluster-pass-file is required: routes are authenticated by the password in it")
+	case c.AuthMaxStaleness < 0:
+		return fmt.Errorf("--auth-max-staleness %s: want 0, which means for ever, or more", c.AuthMaxStaleness)
 	case c.LameDuck < 0 || c.LameDuck > maxLameDuck:
 		return fmt.Errorf("--lame-duck %s: want 0 to %s", c.LameDuck, maxLameDuck)
 	}
@@ -186,6 +202,8 @@ func (c Config) internalIDFile() string {
 	}
 	return filepath.Join(c.DataDir, "internal.nk")
 }
+
+func (c Config) accessDir() string { return filepath.Join(c.DataDir, accessDir) }
 
 func (c Config) logger() *slog.Logger {
 	if c.Log == nil {

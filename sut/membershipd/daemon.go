@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/health"
 )
 
@@ -47,7 +48,12 @@ type Daemon struct {
 	metrics *metrics
 	want    wanted
 	beats   *heartbeats
-	fatal   chan error // the first error that must end the process
+	fatal   chan error    // the first error that must end the process
+	tls     *certificates // set by Run, before anything asks for them
+	reloads chan struct{} // see Reload
+
+	users *accessPlane
+	seed  atomic.Pointer[seeder]
 
 	stopping atomic.Bool
 	meeting  atomic.Pointer[rendezvous] // while the node waits for all others before its first start
@@ -69,8 +75,9 @@ func New(cfg Config) (*Daemon, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: cfg, log: cfg.logger().With("node", cfg.Name), fatal: make(chan error, 1), beats: newHeartbeats(cfg.Name)}
+	d := &Daemon{cfg: cfg, log: cfg.logger().With("node", cfg.Name), fatal: make(chan error, 1), reloads: make(chan struct{}, 1), beats: newHeartbeats(cfg.Name)}
 	d.want.raise(cfg.Replicas)
+	d.users = newAccessPlane(cfg, d.log)
 	d.metrics = newMetrics(d)
 	d.eval = newEvaluator(d.log, d.collect, d.changed)
 	return d, nil
@@ -88,6 +95,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.users.key = secrets.publicKey
+	if d.tls, err = newCertificates(d.cfg); err != nil {
+		return err
+	}
+	if err := d.users.load(); err != nil {
+		return err
+	}
+	defer d.users.shut()
 	stopHTTP, err := d.listenHTTP(ctx)
 	if err != nil {
 		return err
@@ -98,6 +113,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer tasks.Wait()
 	defer stop()
 	tasks.Go(func() { d.eval.run(life) })
+	tasks.Go(func() { d.tls.watch(life, d.reloads) })
 	if met, err := d.meet(ctx); !met {
 		return err
 	}
@@ -110,7 +126,7 @@ func (d *Daemon) meet(ctx context.Context) (bool, error) {
 	if err != nil || !fresh {
 		return err == nil, err
 	}
-	r := newRendezvous(d.cfg, d.eval.kick)
+	r := newRendezvous(d.cfg, d.tls.of(listenerRoutes).config(), d.eval.kick)
 	d.meeting.Store(r)
 	d.eval.kick()
 	d.log.Info("the store is new: wait until all nodes are there", "cluster_size", len(d.cfg.Routes))
@@ -125,6 +141,32 @@ type secrets struct {
 	identity  nkeys.KeyPair
 	publicKey string
 	static    staticDirectory
+	seed      *SeedFile // nil for none
+}
+
+// identify says who the owner of a key is to the control API, at this moment.
+func (s secrets) identify(users *accessPlane, publicKey string) (caller, error) {
+	if publicKey == s.publicKey || users.applied.isNode(publicKey) { // it is let in only from that node's own host
+		return caller{key: publicKey, control: access.ControlWrite}, nil
+	}
+	if k, ok := s.static[publicKey]; ok {
+		c := caller{key: publicKey, control: access.ControlRead}
+		if k.admin {
+			c.control = access.ControlWrite
+		}
+		return c, nil
+	}
+	login, err := users.login(publicKey)
+	if err != nil {
+		return caller{}, err
+	}
+	return caller{key: publicKey, name: login.Name, control: login.Control}, nil
+}
+
+// reserved says whether a key logs in without a record, so that no user may have it.
+func (s secrets) reserved(publicKey string) bool {
+	_, static := s.static[publicKey]
+	return static || publicKey == s.publicKey
 }
 
 func (d *Daemon) loadSecrets() (s secrets, err error) {
@@ -137,7 +179,10 @@ func (d *Daemon) loadSecrets() (s secrets, err error) {
 	if s.publicKey, err = s.identity.PublicKey(); err != nil {
 		return s, fmt.Errorf("read the internal identity: %w", err)
 	}
-	s.static, err = readStaticKeys(d.cfg.StaticKeysFile)
+	if s.static, err = readStaticKeys(d.cfg.StaticKeysFile); err != nil {
+		return s, err
+	}
+	s.seed, err = loadSeed(d.cfg, d.log)
 	return s, err
 }
 
@@ -150,17 +195,20 @@ func (d *Daemon) fail(err error) {
 }
 
 func (d *Daemon) newServer(s secrets) (*server.Server, error) {
-	opts, err := serverOptions(d.cfg, s.routePass)
+	opts, err := serverOptions(d.cfg, s.routePass, d.tls)
 	if err != nil {
 		return nil, err
 	}
-	auth := &authenticator{log: d.log, directories: []directory{internalDirectory{s.publicKey}, s.static}}
+	auth := &authenticator{log: d.log, outcome: d.metrics.login,
+		directories: []directory{internalDirectory{s.publicKey}, s.static, userDirectory{plane: d.users, log: d.log}}}
 	opts.CustomClientAuthentication = auth
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errServer, err)
 	}
 	auth.account = srv.LookupAccount
+	end := func(cid uint64) { _ = srv.DisconnectClientByID(cid) } // an error means that it is gone
+	d.users.close.Store(&end)
 	srv.SetLoggerV2(&serverLog{log: d.log.With("from", "nats-server"), fatal: d.fatal}, false, false, false)
 	return srv, nil
 }
@@ -269,17 +317,35 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 	tasks.Go(func() { n.probe.run(ctx) })
 	tasks.Go(func() { n.audit.run(ctx) })
 	tasks.Go(func() { newCatchup(srv, d.log, d.metrics.snapshots).run(ctx) })
+	var followers [access.NumBuckets]*follower
+	for b := range access.Bucket(access.NumBuckets) {
+		followers[b] = newFollower(b, js, d.users)
+		tasks.Go(func() { followers[b].run(ctx) })
+	}
+	d.users.applied.onWritten(func(r access.Revisions) {
+		for b, f := range followers {
+			f.hint(r[b])
+		}
+	})
+	tasks.Go(func() { d.failOn(d.users.tend(ctx, nc, func(cid uint64) bool { return srv.GetClient(cid) != nil })) })
 	sub, err := nc.Subscribe(subjectAudit, func(*nats.Msg) { n.audit.kick() })
 	if err != nil {
 		return nil, fmt.Errorf("listen for changes: %w", err)
 	}
 	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() })
 	a := &api{
-		js: js, log: d.log, node: d.cfg.Name, size: len(d.cfg.Routes), mayWrite: s.static.mayWrite,
-		health: d.eval.view, status: d.status, want: &d.want, count: d.metrics.count,
+		js: js, log: d.log, node: d.cfg.Name, size: len(d.cfg.Routes), plane: d.users, follow: followers, reserved: s.reserved,
+		identify: func(key string) (caller, error) { return s.identify(d.users, key) },
+		health:   d.eval.view, status: d.status, want: &d.want, count: d.metrics.count,
 		wantSet: func(r int) { d.wantSet(n, r) },
 		wrote:   func() { _ = nc.Publish(subjectAudit, nil) }, // a hint: the auditor looks on its own, too
 	}
+	for b := range a.writing {
+		a.writing[b] = make(chan struct{}, 1)
+	}
+	seed := &seeder{api: a, log: d.log, dir: d.cfg.DataDir, file: s.seed}
+	d.seed.Store(seed)
+	tasks.Go(func() { seed.run(ctx) })
 	svc, err := a.serve(ctx, nc)
 	if err != nil {
 		return nil, err
@@ -361,7 +427,7 @@ func (d *Daemon) lameDuck(srv *server.Server) {
 func (d *Daemon) collect() health.Facts {
 	f := health.Facts{
 		Node: d.cfg.Name, ClusterSize: len(d.cfg.Routes), ShuttingDown: d.stopping.Load(),
-		WantReplicas: d.want.get(), Sync: d.cfg.Sync, ProbeAge: d.probeAge(),
+		WantReplicas: d.want.get(), Sync: d.cfg.Sync, ProbeAge: d.probeAge(), UsersLoaded: d.users.loaded(), Enforce: d.cfg.Enforce,
 	}
 	if r := d.meeting.Load(); r != nil {
 		f.Gathering, f.Peers = true, r.present()

@@ -15,7 +15,7 @@ func readyFacts() health.Facts {
 	seen := map[string]time.Duration{"n2": 0, "n3": 0}
 	g := health.Group{Exists: true, Size: 3, Leader: "n1", IsLeader: true, Current: true, MemberAge: seen}
 	return health.Facts{
-		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Meta: g,
+		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Meta: g, UsersLoaded: true,
 		Peers:   []health.PeerFacts{{Name: "n2", Connected: true}, {Name: "n3", Connected: true}},
 		Buckets: []health.BucketFacts{{Name: "b", Local: true, Replicas: 3, Group: g}},
 	}

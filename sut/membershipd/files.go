@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nkeys"
 	"golang.org/x/sys/unix"
+
+	"github.com/unibus/unibus/sut/secret"
 )
 
 const (
@@ -22,32 +24,8 @@ const (
 	dirMode      = 0o700
 )
 
-// readSecret reads a file that nobody but its owner may read.
-func readSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be read by others (mode %04o): make it 0600", path, perm)
-	}
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(f); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSpace(b.Bytes()), nil
-}
-
 func readClusterPass(path string) (string, error) {
-	b, err := readSecret(path)
+	b, err := secret.Read(path)
 	if err != nil {
 		return "", fmt.Errorf("read the cluster password: %w", err)
 	}
@@ -62,7 +40,7 @@ func readClusterPass(path string) (string, error) {
 
 // LoadIdentity reads a user nkey's seed from a file that only its owner may read.
 func LoadIdentity(path string) (nkeys.KeyPair, error) {
-	seed, err := readSecret(path)
+	seed, err := secret.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the nkey seed: %w", err)
 	}

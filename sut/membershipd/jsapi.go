@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +25,7 @@ const (
 const (
 	headerExpectSeq     = "Nats-Expected-Last-Subject-Sequence"
 	headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
+	headerExpectLast    = "Nats-Expected-Last-Sequence"
 )
 
 var errNotConnected = errors.New("the control plane's own connection is down")
@@ -78,6 +80,14 @@ func (a jsAPI) exchange(ctx context.Context, msg *nats.Msg, resp any) error {
 	answer, err := a.nc.RequestMsgWithContext(ctx, msg)
 	if err != nil {
 		return err
+	}
+	return a.decode(answer, resp)
+}
+
+// decode reads an answer, which may be a refusal.
+func (a jsAPI) decode(answer *nats.Msg, resp any) error {
+	if answer.Header.Get("Status") == "503" && len(answer.Data) == 0 {
+		return nats.ErrNoResponders
 	}
 	var failed struct {
 		Error *apiError `json:"error"`
@@ -181,29 +191,96 @@ func (a jsAPI) msgGet(ctx context.Context, stream string, req any) (storedMsg, e
 type expectation struct {
 	seq     uint64
 	subject string
+	whole   bool // the last sequence of the whole stream
+}
+
+func (e *expectation) set(h nats.Header) {
+	switch {
+	case e == nil:
+	case e.whole:
+		h.Set(headerExpectLast, strconv.FormatUint(e.seq, 10))
+	default:
+		h.Set(headerExpectSeq, strconv.FormatUint(e.seq, 10))
+		if e.subject != "" {
+			h.Set(headerExpectSubject, e.subject)
+		}
+	}
 }
 
 // publish writes one message to a stream and returns its sequence once a majority has it.
 func (a jsAPI) publish(ctx context.Context, subject string, header nats.Header, data []byte, expect *expectation) (uint64, error) {
+	msg := newMsg(subject, header, data, expect)
+	var ack pubAck
+	if err := a.exchange(ctx, msg, &ack); err != nil {
+		return 0, err
+	}
+	return ack.sequence()
+}
+
+func newMsg(subject string, header nats.Header, data []byte, expect *expectation) *nats.Msg {
 	msg := &nats.Msg{Subject: subject, Header: nats.Header{}, Data: data}
 	for k, v := range header {
 		msg.Header[k] = v
 	}
-	if expect != nil {
-		msg.Header.Set(headerExpectSeq, strconv.FormatUint(expect.seq, 10))
-		if expect.subject != "" {
-			msg.Header.Set(headerExpectSubject, expect.subject)
-		}
-	}
-	var ack struct {
-		Stream string `json:"stream"`
-		Seq    uint64 `json:"seq"`
-	}
-	if err := a.exchange(ctx, msg, &ack); err != nil {
-		return 0, err
-	}
-	if ack.Stream == "" || ack.Seq == 0 {
+	expect.set(msg.Header)
+	return msg
+}
+
+type pubAck struct {
+	Stream string `json:"stream"`
+	Seq    uint64 `json:"seq"`
+}
+
+func (a pubAck) sequence() (uint64, error) {
+	if a.Stream == "" || a.Seq == 0 {
 		return 0, errors.New("JetStream's answer is not an acknowledgement")
 	}
-	return ack.Seq, nil
+	return a.Seq, nil
+}
+
+// publishChain writes messages that each expect the stream to end with the one before. It returns how many of them, from the first on, a majority has;
+// if that is not all, the error is the first refusal, or why the wait ended.
+func (a jsAPI) publishChain(ctx context.Context, msgs []*nats.Msg) (int, uint64, error) {
+	if !a.nc.IsConnected() {
+		return 0, 0, errNotConnected
+	}
+	inbox := a.nc.NewInbox()
+	sub, err := a.nc.SubscribeSync(inbox + ".*")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer sub.Unsubscribe() //nolint:errcheck // nothing more is expected
+	for i, m := range msgs {
+		m.Reply = inbox + "." + strconv.Itoa(i)
+		if err := a.nc.PublishMsg(m); err != nil {
+			return 0, 0, err
+		}
+	}
+	done, last := 0, uint64(0)
+	var refused error
+	for range msgs {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return done, last, errors.Join(refused, err)
+		}
+		var ack pubAck
+		seq, err := uint64(0), a.decode(m, &ack)
+		if err == nil {
+			seq, err = ack.sequence()
+		}
+		i, _ := strconv.Atoi(strings.TrimPrefix(m.Subject, inbox+"."))
+		if err != nil {
+			if refused == nil {
+				refused = err
+			}
+			continue
+		}
+		if i >= done {
+			done, last = i+1, seq
+		}
+	}
+	if done < len(msgs) && refused == nil {
+		refused = errors.New("not every write was answered")
+	}
+	return done, last, refused
 }

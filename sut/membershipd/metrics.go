@@ -14,6 +14,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	latency  *prometheus.HistogramVec
+	logins   *prometheus.CounterVec
 	// snapshots counts the streams that were snapshotted for a replica that did not catch up.
 	snapshots prometheus.Counter
 }
@@ -26,17 +27,27 @@ func newMetrics(d *Daemon) *metrics {
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "unibus_api_request_seconds", Help: "Time to answer a request to the control API.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}}, []string{"endpoint"}),
+		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "unibus_logins_total", Help: "Clients that proved a key, by whether they were let in; those that did not prove one are not counted."}, []string{"outcome"}),
 		snapshots: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "unibus_catchup_snapshots_total", Help: "Snapshots of streams that this node leads, taken for a replica that did not catch up."}),
 	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.requests, m.latency, m.snapshots, &nodeCollector{d: d})
+		m.requests, m.latency, m.logins, m.snapshots, &nodeCollector{d: d}, tlsCollector{d: d})
 	return m
 }
 
 func (m *metrics) count(endpoint, code string, took time.Duration) {
 	m.requests.WithLabelValues(endpoint, code).Inc()
 	m.latency.WithLabelValues(endpoint).Observe(took.Seconds())
+}
+
+func (m *metrics) login(ok bool) {
+	outcome := "refused"
+	if ok {
+		outcome = "accepted"
+	}
+	m.logins.WithLabelValues(outcome).Inc()
 }
 
 // nodeCollector reads the latest judgement when it is scraped.
@@ -66,13 +77,23 @@ var (
 	descDegraded    = gauge("posture_degraded", "1 if the loss of one more node may stop the control plane.")
 	descRoutes      = gauge("routes", "Open routes.")
 	descConnections = gauge("connections", "Open client connections, the node's own included.")
+	descUsers       = gauge("users", "Users that this node knows, disabled ones included.")
+	descQuarantined = gauge("quarantined_records", "Records of users, roles, rooms and members that were not understood; they grant nothing.")
+	descUsersAge    = gauge("users_age_seconds", "Since the users were last known to be current; -1 for never.")
+	descUsersLoaded = gauge("users_loaded", "1 once everything about users was read.")
+	descApplied     = gauge("users_applied_revision", "Last revision of a bucket that is in force on this node.", "bucket")
+	descSessions    = gauge("user_sessions", "Open connections of users.")
+	descEnforce     = gauge("enforce", "1 if every user has exactly the permissions of its role and rooms.")
+	descKicked      = prometheus.NewDesc("unibus_sessions_closed_total", "Connections that were closed because their user's rights changed.", nil, nil)
+	descRewinds     = prometheus.NewDesc("unibus_users_rewinds_total", "Buckets that had to be read anew because they went backwards.", nil, nil)
 	descProbeFailed = prometheus.NewDesc("unibus_probe_failures_total", "Probe writes that failed.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInfo, descReady, descHave, descNeed, descSize, descLeader, descIsLeader, descReplicas, descWant,
-		descCurrent, descLag, descPeer, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed} {
+		descCurrent, descLag, descPeer, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed,
+		descUsers, descQuarantined, descUsersAge, descUsersLoaded, descApplied, descSessions, descEnforce, descKicked, descRewinds} {
 		ch <- d
 	}
 }
@@ -108,6 +129,17 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		set(descCurrent, one(b.Current), b.Name)
 		set(descLag, float64(b.Lag), b.Name)
 	}
+	set(descUsers, float64(s.Access.Users))
+	set(descQuarantined, float64(s.Access.Quarantines))
+	set(descUsersAge, s.Access.AgeSeconds)
+	set(descUsersLoaded, one(s.Access.Loaded))
+	set(descSessions, float64(s.Access.Sessions))
+	set(descEnforce, one(s.Posture.Enforce))
+	for bucket, revision := range s.Access.Applied {
+		set(descApplied, float64(revision), bucket)
+	}
+	ch <- prometheus.MustNewConstMetric(descKicked, prometheus.CounterValue, float64(c.d.users.kicked.Load()))
+	ch <- prometheus.MustNewConstMetric(descRewinds, prometheus.CounterValue, float64(s.Access.Rewinds))
 	routes, clients, failures := c.d.counts()
 	set(descRoutes, float64(routes))
 	set(descConnections, float64(clients))

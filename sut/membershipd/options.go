@@ -1,6 +1,7 @@
 package membershipd
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
@@ -31,7 +32,7 @@ const (
 )
 
 // serverOptions translates the settings for the embedded server. routePass is in no string that the server logs or shows.
-func serverOptions(c Config, routePass string) (*server.Options, error) {
+func serverOptions(c Config, routePass string, certs *certificates) (*server.Options, error) {
 	o := &server.Options{}
 	if err := o.ProcessConfigString(accountsConfig); err != nil {
 		return nil, fmt.Errorf("define the accounts: %w", err)
@@ -51,6 +52,7 @@ func serverOptions(c Config, routePass string) (*server.Options, error) {
 		return nil, err
 	}
 	setRoutes(o, c, routePass)
+	setTLS(o, certs)
 	return o, setJetStream(o, c)
 }
 
@@ -92,6 +94,18 @@ func setRoutes(o *server.Options, c Config, pass string) {
 	o.Cluster.WriteDeadline = writeDeadline
 	for _, r := range c.Routes {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: r, User: url.UserPassword(routeUser, pass)})
+	}
+}
+
+// setTLS encrypts the listeners that have certificates. The routes' verification of both sides has to be asked for here: only the
+// embedded server's own configuration language implies it.
+func setTLS(o *server.Options, certs *certificates) {
+	if k := certs.of(listenerClients); k != nil {
+		o.TLSConfig, o.TLSTimeout = k.config(), tlsTimeout
+		o.TLS, o.TLSVerify = true, k.clientAuth == tls.RequireAndVerifyClientCert
+	}
+	if k := certs.of(listenerRoutes); k != nil {
+		o.Cluster.TLSConfig, o.Cluster.TLSTimeout = k.config(), tlsTimeout
 	}
 }
 

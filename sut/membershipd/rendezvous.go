@@ -3,6 +3,7 @@ package membershipd
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,9 @@ import (
 )
 
 const (
-	gatherInterval = 40 * time.Millisecond // between two calls to a node that is not there yet
+	gatherInterval = 40 * time.Millisecond  // between two calls to a node that is not there yet
+	gatherIdle     = 250 * time.Millisecond // the same when nobody has come for a while: who comes calls first
+	gatherEager    = 50                     // calls before that
 	gatherPatience = 500 * time.Millisecond
 	gatherSeen     = 2 * time.Second // how long a node that was there counts as there
 	gatherLine     = 256             // longest line of the protocol
@@ -33,11 +36,13 @@ const (
 //	          -> another one's server already answers ("INFO ...") --> start: the cluster exists, or is just being formed
 //	          -> otherwise: wait; the first start would fail anyway
 //
-// Lines: a listener says "UNIBUS WAIT cluster name", the caller then "UNIBUS HELLO cluster name". They carry no secret, and the worst that a
-// stranger can do with them is to make a node start as if nothing were waiting.
+// Lines: a listener says "UNIBUS WAIT cluster name", the caller then "UNIBUS HELLO cluster name". Where routes are encrypted this is, too, with
+// certificates of the routes' authority on both sides. Without, the lines carry no secret, and the worst that a stranger can do with them is to make a
+// node start as if nothing were waiting.
 type rendezvous struct {
 	cfg     Config
-	changed func() // somebody was seen
+	tls     *tls.Config // mutual, as between the servers; nil for plain text
+	changed func()      // somebody was seen
 
 	mu   sync.Mutex
 	seen map[string]time.Time
@@ -45,8 +50,8 @@ type rendezvous struct {
 	once sync.Once
 }
 
-func newRendezvous(cfg Config, changed func()) *rendezvous {
-	return &rendezvous{cfg: cfg, changed: changed, seen: map[string]time.Time{}, done: make(chan struct{})}
+func newRendezvous(cfg Config, tls *tls.Config, changed func()) *rendezvous {
+	return &rendezvous{cfg: cfg, tls: tls, changed: changed, seen: map[string]time.Time{}, done: make(chan struct{})}
 }
 
 // storeIsNew is true when the embedded server has never started on this data directory.
@@ -103,6 +108,9 @@ func (r *rendezvous) greet(conn net.Conn) {
 	if conn.SetDeadline(time.Now().Add(gatherPatience)) != nil {
 		return
 	}
+	if r.tls != nil {
+		conn = tls.Server(conn, r.tls)
+	}
 	if _, err := fmt.Fprintf(conn, "UNIBUS WAIT %s %s\n", r.cfg.ClusterName, r.cfg.Name); err != nil {
 		return
 	}
@@ -112,7 +120,10 @@ func (r *rendezvous) greet(conn net.Conn) {
 func (r *rendezvous) callAgain(ctx context.Context, route string) {
 	t := time.NewTicker(gatherInterval)
 	defer t.Stop()
-	for {
+	for n := 0; ; n++ {
+		if n == gatherEager {
+			t.Reset(gatherIdle)
+		}
 		r.call(ctx, route)
 		select {
 		case <-ctx.Done():
@@ -136,6 +147,9 @@ func (r *rendezvous) call(ctx context.Context, route string) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
 	defer stop()
+	if r.tls != nil {
+		conn = tls.Client(conn, r.dialConfig(route))
+	}
 	line := readLine(conn)
 	if strings.HasPrefix(line, "INFO ") {
 		r.finish()
@@ -144,6 +158,13 @@ func (r *rendezvous) call(ctx context.Context, route string) {
 	if r.hear(line, "UNIBUS WAIT ") {
 		_, _ = fmt.Fprintf(conn, "UNIBUS HELLO %s %s\n", r.cfg.ClusterName, r.cfg.Name) // if it fails, the other one calls too
 	}
+}
+
+// dialConfig wants a certificate for the host that is called.
+func (r *rendezvous) dialConfig(route string) *tls.Config {
+	c := r.tls.Clone()
+	c.ServerName, _, _ = net.SplitHostPort(route) // the settings were checked
+	return c
 }
 
 func readLine(conn net.Conn) string {

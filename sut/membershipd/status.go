@@ -5,9 +5,11 @@ import (
 	"encoding/hex"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/health"
 )
 
@@ -41,6 +43,16 @@ func (d *Daemon) status() health.Status {
 		Peers: emptyNotNil(s.Peers), Buckets: emptyNotNil(s.Buckets), Audit: s.Audit, Posture: s.Posture,
 		ProbeSeconds: secondsOrNever(d.probeAge()), AgeSeconds: time.Since(s.at).Seconds(), UptimeSeconds: time.Since(d.started).Seconds(),
 	}
+	out.Access = d.access()
+	out.TLS = d.tls.status(time.Now())
+	out.Posture.TLS = out.TLS.Clients.Enabled && out.TLS.Routes.Enabled
+	if l, ok := out.TLS.Expired(time.Now()); ok {
+		why := "the certificate of " + l + " has expired: connections that end are not replaced"
+		if out.Posture.Why != "" {
+			why += "; " + out.Posture.Why
+		}
+		out.Posture.State, out.Posture.Why = health.PostureDegraded, why
+	}
 	if s.at.IsZero() {
 		out.AgeSeconds = -1
 	}
@@ -48,6 +60,36 @@ func (d *Daemon) status() health.Status {
 		out.Reason = s.Reasons[0]
 	}
 	return out
+}
+
+const quarantinesShown = 20
+
+func (d *Daemon) access() health.Access {
+	stats, quarantined := d.users.index.Stats(), d.users.index.Quarantined()
+	revisions, _ := d.users.index.Revisions()
+	out := health.Access{
+		Loaded: d.users.loaded(), Users: stats.Users, Roles: stats.Roles, Rooms: stats.Rooms, Members: stats.Members,
+		Quarantined: []health.Quarantined{}, Quarantines: len(quarantined), Applied: map[string]uint64{},
+		AgeSeconds: secondsOrNever(d.users.age()), Stale: d.users.stale(), Sessions: d.users.sessions.count(), Rewinds: d.users.rewinds.Load(),
+	}
+	for _, q := range quarantined[:min(len(quarantined), quarantinesShown)] {
+		out.Quarantined = append(out.Quarantined, health.Quarantined{Bucket: q.Bucket.String(), Key: printable(q.Key), Revision: q.Revision, Why: q.Why})
+	}
+	for b := range access.Bucket(access.NumBuckets) {
+		out.Applied[b.String()] = revisions[b]
+	}
+	if s := d.seed.Load(); s != nil {
+		if told := s.status.Load(); told != nil {
+			out.Seed = *told
+		}
+	}
+	return out
+}
+
+// printable keeps what somebody wrote into a bucket from writing to a terminal.
+func printable(s string) string {
+	q := strconv.QuoteToASCII(s)
+	return q[1 : len(q)-1]
 }
 
 func secondsOrNever(age time.Duration) float64 {

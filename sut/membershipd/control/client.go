@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,17 +11,16 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
-	"github.com/nats-io/nkeys"
 
+	"github.com/unibus/unibus/sut/client"
 	"github.com/unibus/unibus/sut/membershipd/health"
 )
 
 // Settings of the client's connection.
 const (
-	dialTimeout   = 2 * time.Second
-	clientName    = "membershipd-cli"
-	pingInterval  = 2 * time.Second
-	reconnectWait = 100 * time.Millisecond
+	dialTimeout = 2 * time.Second // a person waits, perhaps for a node far away
+	clientName  = "membershipd-cli"
+	callTimeout = 10 * time.Second // of a call whose context has no deadline; a node answers in less than half of that
 )
 
 // Client calls the control API of a cluster. It is safe for concurrent use.
@@ -43,20 +41,22 @@ type waiter struct {
 var errRefused = errors.New("the server refused the request")
 
 // Dial connects to the first of the servers that answers, as the user whose key that is.
-func Dial(servers []string, key nkeys.KeyPair) (*Client, error) {
-	pub, err := key.PublicKey()
-	if err != nil {
-		return nil, fmt.Errorf("read the public key: %w", err)
-	}
+func Dial(ctx context.Context, o client.Options) (*Client, error) {
 	c := &Client{waiting: map[*waiter]struct{}{}}
-	c.nc, err = nats.Connect(strings.Join(servers, ","),
-		nats.Name(clientName), nats.Nkey(pub, key.Sign), nats.Timeout(dialTimeout),
-		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2), nats.ReconnectWait(reconnectWait),
-		nats.ReconnectBufSize(-1), // a write that is sent after a reconnect would be a retry
-		nats.ErrorHandler(c.asyncError))
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", strings.Join(servers, ", "), err)
+	if o.Name == "" {
+		o.Name = clientName
 	}
+	if o.InboxPrefix == "" && o.Key != nil { // users read no other inbox than their own, which their key names as well as their name
+		if public, err := o.Key.PublicKey(); err == nil {
+			o.InboxPrefix = client.InboxPrefix(public)
+		}
+	}
+	o.NATS = append(o.NATS[:len(o.NATS):len(o.NATS)], nats.Timeout(dialTimeout), nats.ErrorHandler(c.asyncError))
+	conn, err := client.Connect(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c.nc = conn.Conn
 	return c, nil
 }
 
@@ -132,6 +132,11 @@ func (c *Client) call(ctx context.Context, subject string, req, resp any) error 
 	body, err := json.Marshal(req)
 	if err != nil {
 		return Errorf(Invalid, "encode the request: %v", err)
+	}
+	if _, limited := ctx.Deadline(); !limited {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callTimeout)
+		defer cancel()
 	}
 	ctx, done := c.wait(ctx, subject)
 	defer done()

@@ -17,8 +17,13 @@ const (
 	SubjectStatus       = "unibus.v1.cluster.status"
 )
 
-// WriteSubjects are those that only administrators may publish to.
-func WriteSubjects() []string { return []string{SubjectSettingsPut, SubjectScale} }
+// WriteSubjects are those that only administrators may publish to. The two of rooms are for the rooms' owners, too, who are users.
+func WriteSubjects() []string {
+	return []string{
+		SubjectSettingsPut, SubjectScale, SubjectUsersAdd, SubjectUsersImport, SubjectUsersDisable, SubjectUsersEnable, SubjectUsersRotate,
+		SubjectUsersSetRole, SubjectRolesPut, SubjectRolesDelete, SubjectRoomsCreate, SubjectRoomsGrant, SubjectRoomsRevoke,
+	}
+}
 
 // ReservedPrefix begins the names of settings that have a meaning for the daemon itself.
 const ReservedPrefix = "unibus."

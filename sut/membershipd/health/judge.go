@@ -37,6 +37,8 @@ type Facts struct {
 	ProbeAge     time.Duration
 	WantReplicas int
 	Sync         string
+	UsersLoaded  bool // users, roles, rooms and members were read to their end since the process started
+	Enforce      bool
 }
 
 // Group is a Raft group, seen from this node's own member of it.
@@ -89,6 +91,7 @@ func Judge(f Facts) Judgement {
 		j.judgeMeta(f)
 		j.judgeBuckets(f)
 		j.judgeProbe(f)
+		j.judgeUsers(f)
 	}
 	j.judgePosture(f)
 	j.Ready = len(j.Reasons) == 0
@@ -201,6 +204,12 @@ func (j *Judgement) judgeProbe(f Facts) {
 	}
 }
 
+func (j *Judgement) judgeUsers(f Facts) {
+	if !f.UsersLoaded {
+		j.refuse("the users are not loaded yet")
+	}
+}
+
 func (j *Judgement) judgePosture(f Facts) {
 	var why []string
 	if missing := f.ClusterSize - j.Quorum.Have; missing > 0 {
@@ -219,7 +228,7 @@ func (j *Judgement) judgePosture(f Facts) {
 	if behind > 0 && least > 0 {
 		why = append(why, fmt.Sprintf("%d streams with replicas that are behind", behind))
 	}
-	j.Posture = Posture{State: PostureOK, Why: strings.Join(why, "; "), Sync: f.Sync, Replicas: f.WantReplicas}
+	j.Posture = Posture{State: PostureOK, Why: strings.Join(why, "; "), Sync: f.Sync, Replicas: f.WantReplicas, Enforce: f.Enforce, ACL: f.Enforce}
 	if len(why) > 0 {
 		j.Posture.State = PostureDegraded
 	}

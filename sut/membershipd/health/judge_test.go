@@ -19,7 +19,7 @@ func group(leader string, ages map[string]time.Duration) health.Group {
 // good is a node n1 of three which follows n2 and may call itself ready.
 func good() health.Facts {
 	f := health.Facts{
-		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Sync: "always", ProbeAge: second,
+		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Sync: "always", ProbeAge: second, UsersLoaded: true,
 		Meta: group("n2", map[string]time.Duration{"n2": second / 2, "n3": health.Never}),
 		Peers: []health.PeerFacts{
 			{Name: "n2", Age: second / 4, Connected: true}, {Name: "n3", Age: second / 4, Connected: true},

@@ -19,9 +19,36 @@ type Status struct {
 	Buckets       []Bucket `json:"buckets"` // the six control-plane buckets
 	Audit         Bucket   `json:"audit"`   // the audit stream
 	Posture       Posture  `json:"posture"`
+	Access        Access   `json:"access"`
+	TLS           TLS      `json:"tls"`
 	ProbeSeconds  float64  `json:"probe_seconds"`  // since the last successful write through a quorum was begun; -1 for never
 	AgeSeconds    float64  `json:"age_seconds"`    // since this judgement was made
 	UptimeSeconds float64  `json:"uptime_seconds"` // since the process started
+}
+
+// Access says what this node knows of the users.
+type Access struct {
+	Loaded      bool              `json:"loaded"` // everything was read since the process started
+	Users       int               `json:"users"`
+	Roles       int               `json:"roles"` // the built-in ones included
+	Rooms       int               `json:"rooms"`
+	Members     int               `json:"members"`
+	Quarantined []Quarantined     `json:"quarantined"` // the first of them
+	Quarantines int               `json:"quarantines"` // how many
+	Applied     map[string]uint64 `json:"applied"`     // last revision by bucket: users, roles, rooms, members
+	AgeSeconds  float64           `json:"age_seconds"` // since all that was last known to be current; -1 for never
+	Stale       bool              `json:"stale"`       // too old to let users in
+	Sessions    int               `json:"sessions"`    // open connections of users
+	Rewinds     uint64            `json:"rewinds"`     // buckets that had to be read anew because they went backwards
+	Seed        string            `json:"seed"`        // what became of the seed file, "" without one
+}
+
+// Quarantined is a stored record that was not understood. It grants nothing.
+type Quarantined struct {
+	Bucket   string `json:"bucket"`
+	Key      string `json:"key"`
+	Revision uint64 `json:"revision"`
+	Why      string `json:"why"`
 }
 
 // Quorum counts the nodes that take part, this one included.

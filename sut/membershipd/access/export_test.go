@@ -1,0 +1,7 @@
+package access
+
+// What the external tests look into.
+var (
+	ParseJournal  = parseJournal
+	AppendJournal = appendJournal
+)

@@ -1,0 +1,211 @@
+package membershipd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/unibus/unibus/sut/membershipd/access"
+	"github.com/unibus/unibus/sut/membershipd/control"
+)
+
+const (
+	// How long a write that is done waits for the nodes to follow; those that take longer are named in the answer.
+	followersWait = time.Second
+	// How long a write that lost a race waits for the winner to arrive in the index before it looks again.
+	raceWait = 50 * time.Millisecond
+)
+
+// plan is one record to be written. With unchanged set there is nothing to do, and revision is that of the record as it is.
+type plan struct {
+	key       string
+	record    any // nil deletes
+	unchanged bool
+	revision  uint64
+}
+
+// commit makes one change of users, roles, rooms or members.
+//
+// A decision (this name is free, this key is nobody's, an administrator is left) is made on the index, which is the whole bucket at one revision. The
+// write then demands that the bucket still ends at that revision; if it does not, somebody else was faster, and the decision is made again. So any
+// number of nodes decide as if they were one, and a single message is all there is to write: nothing can be half done.
+func (a *api) commit(ctx context.Context, who caller, what string, b access.Bucket, decide func() (plan, error)) (control.Change, error) {
+	release, err := a.enter(ctx, b)
+	if err != nil {
+		return control.Change{}, err
+	}
+	p, seq, err := a.settle(ctx, who, what, b, decide)
+	if err == nil && !p.unchanged {
+		a.follow[b].hint(seq)
+		a.plane.announce(a.js.nc, revisionOf(b, seq))
+		a.wrote()
+		local, cancel := context.WithTimeout(ctx, followersWait)
+		_ = a.plane.waitApplied(local, b, seq) // the answer says which nodes have it
+		cancel()
+	}
+	release()
+	if err != nil {
+		return control.Change{}, err
+	}
+	applied, pending := a.waitFollowers(ctx, b, seq)
+	return control.Change{Revision: seq, Changed: !p.unchanged, Applied: applied, Pending: pending}, nil
+}
+
+func revisionOf(b access.Bucket, seq uint64) (r access.Revisions) {
+	r[b] = seq
+	return r
+}
+
+// enter makes this node's writes to a bucket wait for each other, rather than race.
+func (a *api) enter(ctx context.Context, b access.Bucket) (release func(), err error) {
+	if why := a.bucketDown(accessBuckets[b], b.String()); why != "" {
+		return nil, control.Errorf(control.Unavailable, "%s", why)
+	}
+	select {
+	case a.writing[b] <- struct{}{}:
+		return func() { <-a.writing[b] }, nil
+	case <-ctx.Done():
+		return nil, control.Errorf(control.Unavailable, "other changes of %s did not let this one through", b)
+	}
+}
+
+// settle decides and writes until a decision stands.
+func (a *api) settle(ctx context.Context, who caller, what string, b access.Bucket, decide func() (plan, error)) (plan, uint64, error) {
+	for {
+		revisions, _ := a.plane.index.Revisions() // before the decision: what it does not know makes the write fail
+		p, err := decide()
+		if err != nil || p.unchanged {
+			fresh, errFresh := a.upToDate(ctx, b, revisions[b])
+			switch {
+			case errFresh != nil:
+				return p, 0, errFresh
+			case fresh:
+				return p, p.revision, err
+			}
+			continue
+		}
+		m, err := a.message(who, what, b, p, revisions[b])
+		if err != nil {
+			return p, 0, err
+		}
+		seq, err := a.js.publish(ctx, m.Subject, m.Header, m.Data, nil)
+		if err == nil {
+			return p, seq, nil
+		}
+		if certainlyNotSent(err) && sleep(ctx, raceWait) {
+			continue // the leader was elected just now, and this node has not heard yet where to send writes
+		}
+		if !hasCode(err, codeWrongSequence, codeInProcess) {
+			return p, 0, a.writeFailed(b, err)
+		}
+		if err := a.afterRace(ctx, b, revisions[b]); err != nil {
+			return p, 0, err
+		}
+	}
+}
+
+// upToDate says whether the index had everything that the bucket's leader has, so that a decision to write nothing stands. If not, it waits for the rest.
+func (a *api) upToDate(ctx context.Context, b access.Bucket, revision uint64) (bool, error) {
+	info, err := a.js.streamInfo(ctx, bucketStream(accessBuckets[b]))
+	for certainlyNotSent(err) && sleep(ctx, raceWait) {
+		info, err = a.js.streamInfo(ctx, bucketStream(accessBuckets[b]))
+	}
+	if err != nil {
+		return false, unreadableBucket(b, err)
+	}
+	if info.State.LastSeq <= revision {
+		return true, nil
+	}
+	a.follow[b].hint(info.State.LastSeq)
+	if err := a.plane.waitApplied(ctx, b, info.State.LastSeq); err != nil {
+		return false, control.Errorf(control.Unavailable, "%v", err)
+	}
+	return false, nil
+}
+
+// unreadableBucket is the refusal of a request that had no effect.
+func unreadableBucket(b access.Bucket, err error) error {
+	if certainlyNotSent(err) || errors.Is(err, context.DeadlineExceeded) {
+		return control.Errorf(control.Unavailable, "the %s have no leader", b)
+	}
+	return control.Errorf(control.Unavailable, "the %s cannot be read: %v", b, err)
+}
+
+// message is the write of a plan on the condition that the bucket ends at that revision.
+func (a *api) message(who caller, what string, b access.Bucket, p plan, revision uint64) (*nats.Msg, error) {
+	h := who.headers(what, a.node)
+	var body []byte
+	if p.record == nil {
+		h.Set("KV-Operation", "DEL")
+	} else {
+		var err error
+		if body, err = json.Marshal(p.record); err != nil {
+			return nil, control.Errorf(control.Invalid, "encode the record: %v", err)
+		}
+		if len(body) > access.MaxRecord {
+			return nil, control.Errorf(control.Invalid, "the record would have %d bytes, and %d is the limit", len(body), access.MaxRecord)
+		}
+	}
+	return newMsg(keySubject(accessBuckets[b], p.key), h, body, &expectation{seq: revision, whole: true}), nil
+}
+
+func (a *api) writeFailed(b access.Bucket, err error) error {
+	switch {
+	case certainlyNotSent(err):
+		return control.Errorf(control.Unavailable, "the %s have no leader", b)
+	case errors.Is(err, context.DeadlineExceeded):
+		return control.Errorf(control.Unknown, "no majority confirmed the change within %s; it may still take effect. The same request again is safe", apiTimeout)
+	}
+	return control.Errorf(control.Unknown, "the change was not confirmed: %v", err)
+}
+
+// afterRace waits until the index has moved on, or a moment.
+func (a *api) afterRace(ctx context.Context, b access.Bucket, revision uint64) error {
+	a.follow[b].hint(revision + 1)
+	wait, cancel := context.WithTimeout(ctx, raceWait)
+	defer cancel()
+	_ = a.plane.waitApplied(wait, b, revision+1)
+	if !sleep(ctx, rand.N(busyWait)) {
+		return control.Errorf(control.Unavailable, "other changes of %s did not let this one through", b)
+	}
+	return nil
+}
+
+// waitFollowers waits until the nodes that are there have applied a revision, and says which have.
+func (a *api) waitFollowers(ctx context.Context, b access.Bucket, revision uint64) (applied, pending []string) {
+	ctx, cancel := context.WithTimeout(ctx, followersWait)
+	defer cancel()
+	peers := map[string]bool{}
+	for _, p := range a.health().Peers {
+		peers[p.Name] = p.Current
+	}
+	for {
+		done, rest, wait, changed := a.plane.applied.behind(peers, b, revision)
+		_, mine := a.plane.index.Revisions()
+		self := a.plane.durable()[b] >= revision
+		if self && !wait || ctx.Err() != nil {
+			return a.sorted(done, rest, self)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-mine:
+		}
+	}
+}
+
+func (a *api) sorted(applied, pending []string, self bool) ([]string, []string) {
+	if self {
+		applied = append(applied, a.node)
+	} else {
+		pending = append(pending, a.node)
+	}
+	slices.Sort(applied)
+	slices.Sort(pending)
+	return applied, pending
+}

@@ -1,0 +1,158 @@
+package membershipd
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/unibus/unibus/sut/membershipd/health"
+)
+
+const (
+	// tlsPoll is the time between two looks at the files. Changed files are read when they have stayed the same from one look to the next, so that
+	// a pair is not read while it is being written.
+	tlsPoll = time.Second
+	// tlsSoon is when a certificate that expires is worth a warning.
+	tlsSoon = 14 * 24 * time.Hour
+)
+
+// fingerprint tells states of files apart, without reading them.
+type fingerprint string
+
+func (k *keyring) look() fingerprint {
+	var b strings.Builder
+	for _, path := range []string{k.cert, k.key, k.ca} {
+		if path == "" {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			_, _ = fmt.Fprintln(&b, err)
+			continue
+		}
+		_, _ = fmt.Fprintln(&b, path, info.Size(), info.ModTime().UnixNano(), info.Mode(), inode(info))
+	}
+	return fingerprint(b.String())
+}
+
+// inode tells a file that was replaced by a rename from the one before.
+func inode(info os.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
+}
+
+// watch reloads until ctx ends.
+func (cs *certificates) watch(ctx context.Context, kicks <-chan struct{}) {
+	t := time.NewTicker(tlsPoll)
+	defer t.Stop()
+	seen := map[*keyring]fingerprint{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-kicks:
+			for _, k := range cs.listeners {
+				cs.reload(k, "asked for")
+			}
+			if len(cs.listeners) == 0 {
+				cs.log.Info("nothing to reload: there are no certificates")
+			}
+		case <-t.C:
+			for _, k := range cs.listeners {
+				now := k.look()
+				if now != k.tried && now == seen[k] {
+					cs.reload(k, "files changed")
+				}
+				seen[k] = now
+			}
+		}
+	}
+}
+
+// Reload makes the daemon read its certificates, keys and authorities again, as SIGHUP asks for. It does not wait. What cannot be used is
+// reported and not put in force.
+func (d *Daemon) Reload() {
+	select {
+	case d.reloads <- struct{}{}:
+	default:
+	}
+}
+
+// reload puts what is in the files in force, or keeps what is.
+func (cs *certificates) reload(k *keyring, why string) {
+	k.tried = k.look()
+	m, err := k.load(time.Now())
+	if err == nil {
+		err = cs.apart(k, m)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err != nil {
+		k.failures++
+		k.failure = err.Error()
+		cs.log.Error("the new certificates cannot be used: keep the old ones", "listener", k.listener, "why", why, "error", err, "not_after", k.current.Load().leaf.NotAfter)
+		return
+	}
+	k.reloads++
+	k.failure = ""
+	k.current.Store(m)
+	cs.log.Info("certificates reloaded", "listener", k.listener, "why", why, "not_after", m.leaf.NotAfter, "serial", m.leaf.SerialNumber.Text(serialBase), "authorities", len(m.authorities))
+}
+
+// serialBase is the notation of serial numbers, as openssl has it.
+const serialBase = 16
+
+// status tells people and tools what is in force.
+func (cs *certificates) status(now time.Time) health.TLS {
+	return health.TLS{Clients: cs.of(listenerClients).status(now), Routes: cs.of(listenerRoutes).status(now)}
+}
+
+func (k *keyring) status(now time.Time) health.TLSListener {
+	if k == nil {
+		return health.TLSListener{Warning: "plain text"}
+	}
+	m := k.current.Load()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := health.TLSListener{
+		Enabled: true, ClientAuth: TLSNone, NotAfter: m.leaf.NotAfter.UTC(), Serial: m.leaf.SerialNumber.Text(serialBase), Authorities: len(m.authorities),
+		Loaded: m.loaded.UTC(), Reloads: k.reloads, ReloadFailures: k.failures, ReloadError: k.failure,
+	}
+	if k.clientAuth != 0 {
+		s.ClientAuth = TLSVerify
+	}
+	if a := first(m.authorities); a != nil {
+		at := a.NotAfter.UTC()
+		s.AuthorityNotAfter = &at
+	}
+	s.Warning = warning(s, now)
+	return s
+}
+
+// first is the authority that expires first.
+func first(all []*x509.Certificate) (f *x509.Certificate) {
+	for _, a := range all {
+		if f == nil || a.NotAfter.Before(f.NotAfter) {
+			f = a
+		}
+	}
+	return f
+}
+
+func warning(s health.TLSListener, now time.Time) string {
+	switch left := s.NotAfter.Sub(now); {
+	case left <= 0:
+		return "the certificate has expired"
+	case s.ReloadError != "":
+		return "the files hold certificates that cannot be used"
+	case left < tlsSoon:
+		return fmt.Sprintf("the certificate expires in %.1f days", left.Hours()/24)
+	}
+	return ""
+}
