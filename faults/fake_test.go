@@ -51,15 +51,18 @@ type fakeNode struct {
 	lives       int
 	renewals    int
 	cpu         cluster.CPU
-	idle        bool // it never wants to run
-	deaf        bool // signals and limits have no effect
-	stubborn    bool // SIGTERM has no effect
-	exitCode    int  // of a SIGKILL; 0 means 137
-	startErrs   int  // so many Starts fail first
+	wanted      int64 // offset of its clock, in seconds
+	ahead       int64 // what it is really
+	idle        bool  // it never wants to run
+	deaf        bool  // signals and limits have no effect
+	stubborn    bool  // SIGTERM has no effect
+	exitCode    int   // of a SIGKILL; 0 means 137
+	startErrs   int   // so many Starts fail first
 	agentErr    error
 	leaky       bool // its partitions drop nothing
 	wipesNot    bool
 	unreachable bool // nothing answers there
+	power       fakePower
 }
 
 func newFake(size int) *fakeCluster {
@@ -220,14 +223,22 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 			r.SeenIn, r.SeenOut, r.Delayed = d.seenIn, d.seenOut, d.delayed
 		}
 		res = r
+	case agent.ClockParams:
+		n.wanted = p.OffsetSeconds
+		if !n.deaf {
+			n.ahead = p.OffsetSeconds
+		}
 	case agent.DialParams:
 		res = n.dial(p)
 	case agent.BurstParams:
 		n.burst(p)
 		res = agent.BurstResult{Sent: p.Count}
 	case nil:
-		if method == agent.MethodRenew {
+		switch method {
+		case agent.MethodRenew:
 			n.renew()
+		case agent.MethodClockRead:
+			res = agent.ClockResult{Applied: n.wanted != 0, OffsetSeconds: n.wanted, Remaining: 1}
 		}
 	}
 	if result == nil || res == nil {
@@ -328,6 +339,20 @@ func (c *fakeCluster) lost() []string {
 		}
 	}
 	return out
+}
+
+// telling gives every node a /varz that says what its clock says.
+func (c *fakeCluster) telling(t *testing.T) {
+	t.Helper()
+	for _, n := range c.nodes {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			n.c.mu.Lock()
+			defer n.c.mu.Unlock()
+			_ = json.NewEncoder(w).Encode(map[string]any{"now": time.Now().Add(time.Duration(n.ahead) * time.Second)})
+		}))
+		t.Cleanup(srv.Close)
+		n.monitor = srv.URL
+	}
 }
 
 // view is what a node's monitoring says: the leader and the holders of groups.

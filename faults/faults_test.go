@@ -17,6 +17,9 @@ var wholeRun = []string{"absent", "decided", "in-force", "bystander", "still-on"
 
 func prepare(t *testing.T, e faults.Entry, c *fakeCluster, victims ...cluster.NodeID) {
 	t.Helper()
+	if e.Group == "clock" {
+		c.telling(t)
+	}
 	if e.Name != "wipe" {
 		return
 	}
@@ -94,6 +97,7 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"slow", func(n *fakeNode) { n.leaky = true }},
 		{"starve", func(n *fakeNode) { n.deaf = true }},
 		{"starve", func(n *fakeNode) { n.idle = true }},
+		{"clock-forward", func(n *fakeNode) { n.deaf = true }},
 		{"lossy", func(n *fakeNode) { n.leaky = true }},
 	}
 	for _, tc := range cases {
@@ -103,6 +107,9 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 			e, ok := faults.Lookup(tc.verb)
 			if !ok {
 				t.Fatal("no such verb")
+			}
+			if e.Group == "clock" {
+				c.telling(t)
 			}
 			i, _ := newInjector(c)
 			err := i.Inject(t.Context(), e.Make("n2"))

@@ -18,10 +18,6 @@ import (
 const RoutePort = "6222"
 
 const (
-	// renewEvery is four times per lease: three may be lost before the partition heals by itself.
-	renewEvery = agent.Lease / 4
-	// renewTimeout gives up on a renewal before the next but one is due.
-	renewTimeout = agent.Lease / 2
 	// openDial is how long a connection attempt may take where packets should pass: long enough for one packet lost on a busy host,
 	// which is sent again after a second.
 	openDial = 2500 * time.Millisecond
@@ -46,9 +42,7 @@ type partition struct {
 	late  lateness
 	shape shape
 
-	mu       sync.Mutex
-	injected time.Time
-	stop     func() // ends the renewals; nil while there are none
+	keep keeper
 }
 
 // shape lists the rules of a partition.
@@ -215,7 +209,11 @@ func (f *partition) Inject(ctx context.Context, c cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	f.keep(ctx, ends)
+	var hosts []host
+	for _, e := range ends {
+		hosts = append(hosts, e.host)
+	}
+	f.keep.begin(ctx, hosts)
 	return eachEnd(ends, func(e side) error {
 		p := agent.PartitionParams{ID: f.id, In: !e.oneWay, Out: true, Loss: f.loss,
 			DelayMS: ms(f.late.delay), JitterMS: ms(f.late.jitter), Seed: f.late.seed}
@@ -226,48 +224,9 @@ func (f *partition) Inject(ctx context.Context, c cluster.Cluster) error {
 	})
 }
 
-// keep renews the leases until Heal, one goroutine per end: an end that hangs must not cost the others their lease.
-func (f *partition) keep(ctx context.Context, ends []side) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the fault outlives the call that injects it
-	var wg sync.WaitGroup
-	for _, e := range ends {
-		wg.Go(func() { renew(ctx, e) })
-	}
-	f.mu.Lock()
-	old := f.stop
-	f.injected = time.Now()
-	f.stop = func() { cancel(); wg.Wait() }
-	f.mu.Unlock()
-	if old != nil {
-		old()
-	}
-}
-
-// renew ignores errors: a lease that runs out shows in the probes, and that is what counts.
-func renew(ctx context.Context, e side) {
-	t := time.NewTicker(renewEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			call, cancel := context.WithTimeout(ctx, renewTimeout)
-			_ = e.agent.Call(call, agent.MethodRenew, nil, nil)
-			cancel()
-		}
-	}
-}
-
 // Heal removes the rules on all ends.
 func (f *partition) Heal(ctx context.Context, c cluster.Cluster) error {
-	f.mu.Lock()
-	stop := f.stop
-	f.stop = nil
-	f.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
+	f.keep.end()
 	ends, err := f.ends(c)
 	if err != nil {
 		return err
@@ -349,12 +308,10 @@ func (f *partition) patience(present bool) time.Duration {
 	if f.late.delay > 0 {
 		return openDial + f.late.delay + f.late.jitter
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	switch {
 	case !present:
 		return openDial
-	case time.Since(f.injected) < freshFor:
+	case time.Since(f.keep.since()) < freshFor:
 		return freshDial
 	default:
 		return settledDial

@@ -27,6 +27,7 @@ const roleEnv = "FAULTS_AGENT_TEST_ROLE"
 
 const (
 	roleAgent  = "agent"  // faultd itself
+	roleClock  = "clock"  // a process that tells what its clocks say, until it is killed
 	roleDaemon = "daemon" // a process that waits, and ends on SIGTERM
 )
 
@@ -39,6 +40,8 @@ func TestMain(m *testing.M) {
 		os.Exit(playAgent())
 	case roleDaemon:
 		os.Exit(playDaemon())
+	case roleClock:
+		playClock()
 	}
 	os.Exit(m.Run())
 }
@@ -177,7 +180,7 @@ func daemonName(suffix string) string { return fmt.Sprintf("d%d%s", os.Getpid(),
 func TestBadInputIsAnsweredAndSurvived(t *testing.T) {
 	c := inProcess(t, &agent.Server{Version: "v", Daemon: []string{daemonName("none")}})
 	for _, line := range []string{
-		"garbage", "{", `{"id":0}`, `[1,2]`, `{"id":0,"method":"fly"}`, `{"id":0,"method":"signal","params":{"signal":1}}`,
+		"garbage", "{", `{"id":0}`, `[1,2]`, `{"id":0,"method":"fly"}`, `{"id":0,"method":"signal","params":{"signal":2}}`,
 		`{"id":0,"method":"signal","params":{"sig":9}}`, `{"id":0,"method":"partition"}`, `{"id":0,"method":"dial","params":{"address":"nowhere"}}`,
 		`{"id":0,"method":"partition","params":{"id":"x","peers":["::1"],"in":true}}`,
 		`{"id":0,"method":"partition","params":{"id":"x","peers":["127.0.0.1"],"in":true}}`,

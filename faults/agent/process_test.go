@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -240,4 +241,19 @@ func eventually(t testing.TB, within time.Duration, what string, f func() bool) 
 		<-tick.C
 	}
 	return time.Since(began)
+}
+
+// playClock tells, every 20 ms, the second of the day and the milliseconds since the start, while other threads ask for the time as well.
+func playClock() {
+	for range 4 {
+		go func() {
+			for range time.Tick(100 * time.Microsecond) {
+				_ = time.Now()
+			}
+		}()
+	}
+	began := time.Now()
+	for range time.Tick(20 * time.Millisecond) {
+		_, _ = fmt.Fprintln(os.Stdout, time.Now().Unix(), time.Since(began).Milliseconds())
+	}
 }

@@ -42,17 +42,22 @@ const (
 
 // Methods.
 const (
-	MethodHello     = "hello"     // -> HelloResult: the agent is up
-	MethodRenew     = "renew"     // -> RenewResult: renews the lease of every fault in force
-	MethodProcess   = "process"   // -> ProcessResult: the daemon's process
-	MethodSignal    = "signal"    // SignalParams: to the daemon's process
-	MethodUsage     = "usage"     // -> cluster.Usage shape: of the data directory
-	MethodWipe      = "wipe"      // -> what was there; refused while the daemon runs
-	MethodPartition = "partition" // PartitionParams -> PartitionResult
-	MethodHeal      = "heal"      // HealParams: removes one fault, or all for an empty id; idempotent
-	MethodCounters  = "counters"  // CountersParams -> PartitionResult: packets dropped so far
-	MethodBurst     = "burst"     // BurstParams -> BurstResult: datagrams to a peer, for the rules to count
-	MethodDial      = "dial"      // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
+	MethodHello     = "hello"      // -> HelloResult: the agent is up
+	MethodRenew     = "renew"      // -> RenewResult: renews the lease of every fault in force
+	MethodProcess   = "process"    // -> ProcessResult: the daemon's process
+	MethodSignal    = "signal"     // SignalParams: to the daemon's process
+	MethodUsage     = "usage"      // -> cluster.Usage shape: of the data directory
+	MethodFiles     = "files"      // -> []cluster.FileInfo: of the data directory
+	MethodRead      = "read"       // ReadParams -> []byte: a piece of one of those files
+	MethodEdit      = "edit"       // cluster.Edit -> cluster.Edited; refused while the daemon runs
+	MethodWipe      = "wipe"       // -> what was there; refused while the daemon runs
+	MethodPartition = "partition"  // PartitionParams -> PartitionResult
+	MethodHeal      = "heal"       // HealParams: removes one fault, or all for an empty id; idempotent
+	MethodCounters  = "counters"   // CountersParams -> PartitionResult: packets dropped so far
+	MethodBurst     = "burst"      // BurstParams -> BurstResult: datagrams to a peer, for the rules to count
+	MethodClock     = "clock"      // ClockParams -> ClockResult: the daemon's CLOCK_REALTIME
+	MethodClockRead = "clock-read" // -> ClockResult
+	MethodDial      = "dial"       // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
 )
 
 // Lease is how long a network fault stays in the kernel without a MethodRenew.
@@ -132,6 +137,18 @@ type BurstParams struct {
 // BurstResult says how many the node's kernel took.
 type BurstResult struct {
 	Sent int `json:"sent"`
+}
+
+// ClockParams asks for the daemon's clock to be moved, in this life and in later ones, until it is asked for 0 or the lease runs out.
+type ClockParams struct {
+	OffsetSeconds int64 `json:"offset_seconds"`
+}
+
+// ClockResult is what the agent does to the daemon's clock. Whether the daemon believes it has to be asked of the daemon.
+type ClockResult struct {
+	Applied       bool    `json:"applied"` // in the present life, with a lease that has not run out
+	OffsetSeconds int64   `json:"offset_seconds"`
+	Remaining     float64 `json:"remaining"` // seconds of lease left
 }
 
 // DialParams asks for one TCP connection attempt from inside the node's network namespace.

@@ -52,6 +52,7 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 		Server: s, ctx: ctx, out: out, free: make(chan struct{}, maxConcurrent),
 		net: newNetwork(), proc: processes{proc: "/proc", names: s.Daemon}, data: storage{dir: s.DataDir},
 	}
+	r.clock = &clock{proc: r.proc}
 	networkLane, processLane := r.lane(), r.lane()
 	ended := make(chan error, 1)
 	go func() { ended <- r.read(in, networkLane, processLane) }()
@@ -61,7 +62,7 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if herr := r.net.close(); herr != nil {
+	if herr := errors.Join(r.net.close(), r.clock.close()); herr != nil {
 		return errors.Join(err, fmt.Errorf("heal at the end: %w", herr))
 	}
 	s.Log.Info("healed everything: the control stream is over")
@@ -74,8 +75,10 @@ type session struct {
 	ctx  context.Context // ends with the stream
 	net  *network
 	proc processes
-	data storage
-	free chan struct{} // one token per call outside the lanes
+
+	clock *clock
+	data  storage
+	free  chan struct{} // one token per call outside the lanes
 
 	mu  sync.Mutex
 	out io.Writer
@@ -123,9 +126,9 @@ func (r *session) read(in io.Reader, networkLane, processLane chan<- call) error
 
 func (r *session) dispatch(c call, networkLane, processLane chan<- call) {
 	switch c.Method {
-	case MethodPartition, MethodHeal, MethodRenew, MethodCounters:
+	case MethodPartition, MethodHeal, MethodRenew, MethodCounters, MethodClock:
 		r.enqueue(c, networkLane)
-	case MethodSignal, MethodWipe:
+	case MethodSignal, MethodWipe, MethodEdit:
 		r.enqueue(c, processLane)
 	default:
 		r.atOnce(c)
@@ -167,7 +170,12 @@ func (r *session) do(c call) (any, error) {
 	case MethodHello:
 		return r.hello()
 	case MethodRenew:
-		return r.net.renew()
+		res, err := r.net.renew()
+		return res, errors.Join(err, r.clock.renew())
+	case MethodClock:
+		return with(c.Params, r.clock.set)
+	case MethodClockRead:
+		return r.clock.read(), nil
 	case MethodProcess:
 		return r.proc.find()
 	case MethodSignal:
@@ -176,6 +184,12 @@ func (r *session) do(c call) (any, error) {
 		return r.data.usage()
 	case MethodWipe:
 		return r.wipe()
+	case MethodFiles:
+		return r.data.files()
+	case MethodRead:
+		return with(c.Params, r.data.read)
+	case MethodEdit:
+		return with(c.Params, r.edit)
 	case MethodPartition:
 		return with(c.Params, r.net.partition)
 	case MethodHeal:

@@ -1,0 +1,8 @@
+package agent
+
+// ReadParams asks for a piece of a file in the data directory, whether the daemon runs or not.
+type ReadParams struct {
+	Path   string `json:"path"` // relative, with slashes
+	Offset int64  `json:"offset"`
+	Bytes  int    `json:"bytes"` // 1 to 32768
+}

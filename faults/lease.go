@@ -1,0 +1,74 @@
+package faults
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/unibus/unibus/faults/agent"
+)
+
+const (
+	// renewEvery is four times per lease: three may be lost before the fault heals by itself.
+	renewEvery = agent.Lease / 4
+	// renewTimeout gives up on a renewal before the next but one is due.
+	renewTimeout = agent.Lease / 2
+)
+
+// keeper renews the lease of one fault while it is wanted.
+type keeper struct {
+	mu    sync.Mutex
+	began time.Time
+	stop  func() // ends the renewals; nil while there are none
+}
+
+// begin renews the leases until end, one goroutine per host: one that hangs must not cost the others their lease.
+func (k *keeper) begin(ctx context.Context, hosts []host) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the fault outlives the call that injects it
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		wg.Go(func() { renew(ctx, h) })
+	}
+	k.mu.Lock()
+	old := k.stop
+	k.began = time.Now()
+	k.stop = func() { cancel(); wg.Wait() }
+	k.mu.Unlock()
+	if old != nil {
+		old()
+	}
+}
+
+// end stops the renewals; idempotent.
+func (k *keeper) end() {
+	k.mu.Lock()
+	stop := k.stop
+	k.stop = nil
+	k.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// since is when the fault was injected last.
+func (k *keeper) since() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.began
+}
+
+// renew ignores errors: a lease that runs out shows in the probes, and that is what counts.
+func renew(ctx context.Context, h host) {
+	t := time.NewTicker(renewEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			call, cancel := context.WithTimeout(ctx, renewTimeout)
+			_ = h.agent.Call(call, agent.MethodRenew, nil, nil)
+			cancel()
+		}
+	}
+}
