@@ -40,6 +40,8 @@ const (
 type Options struct {
 	Holder string // static binary of docker/holder
 	Agent  string // static binary of cmd/faultd
+	// PowerFS is the binary of cmd/powerfs, for this host; "" leaves clusters whose power can fail out (cluster.CapPowerFail).
+	PowerFS string
 	// Publish makes the nodes' ports reachable through the host's loopback; where container addresses cannot be reached it is done anyway.
 	Publish bool
 }
@@ -163,8 +165,14 @@ func New(ctx context.Context, opts Options) (*Backend, error) {
 // Name implements cluster.Backend.
 func (b *Backend) Name() string { return Name }
 
-// Capabilities implements cluster.Backend: containers can do everything.
-func (b *Backend) Capabilities() cluster.Capabilities { return cluster.Capabilities{} }
+// Capabilities implements cluster.Backend.
+func (b *Backend) Capabilities() cluster.Capabilities {
+	m := Missing()
+	if b.opts.PowerFS == "" && m[cluster.CapPowerFail] == "" {
+		m[cluster.CapPowerFail] = noBinary
+	}
+	return m
+}
 
 // Close implements cluster.Backend.
 func (b *Backend) Close() error {

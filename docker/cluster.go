@@ -25,6 +25,7 @@ const defaultSize = 3
 
 // containers is a cluster of pods on a network of its own.
 type containers struct {
+	*subject.Credentials
 	b       *Backend
 	spec    cluster.Spec
 	network string // id: the engine takes a name twice; "" once it is removed
@@ -82,18 +83,18 @@ func (b *Backend) make(ctx context.Context, spec cluster.Spec, imgs podImages) (
 	b.mu.Lock()
 	publish := b.publish
 	b.mu.Unlock()
-	password, err := subject.NewPassword()
+	creds, err := subject.NewCredentials(spec)
 	if err != nil {
 		return nil, err
 	}
-	c := &containers{b: b, spec: spec}
-	if err := c.build(ctx, imgs, password, publish); err != nil {
+	c := &containers{Credentials: creds, b: b, spec: spec}
+	if err := c.build(ctx, imgs, publish); err != nil {
 		return nil, errors.Join(err, c.Close(ctx))
 	}
 	return c, nil
 }
 
-func (c *containers) build(ctx context.Context, imgs podImages, password string, publish bool) error {
+func (c *containers) build(ctx context.Context, imgs podImages, publish bool) error {
 	name := fmt.Sprintf("unibus-%s-%s", c.spec.RunID, c.spec.Name)
 	if err := c.makeNetwork(ctx, name); err != nil {
 		return err
@@ -110,7 +111,7 @@ func (c *containers) build(ctx context.Context, imgs podImages, password string,
 	if !publish && !reachable(ctx, c.pods[0].addr) {
 		return errUnreachable
 	}
-	return one(c.each(func(p *pod) error { return p.furnish(ctx, password) }))
+	return one(c.each(func(p *pod) error { return p.furnish(ctx) }))
 }
 
 func (c *containers) makeNetwork(ctx context.Context, name string) error {
@@ -190,6 +191,6 @@ func (c *containers) Collect(ctx context.Context, dir string) error {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return fmt.Errorf("collect logs: %w", err)
 		}
-		return errors.Join(p.saveLog(ctx, p.daemonID, filepath.Join(d, "daemon.log")), p.saveLog(ctx, p.agentID, filepath.Join(d, "agent.log")))
+		return errors.Join(p.saveLog(ctx, filepath.Join(d, "daemon.log"), p.Logs), p.saveLog(ctx, filepath.Join(d, "agent.log"), p.agentLogs))
 	})
 }

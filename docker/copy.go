@@ -18,7 +18,7 @@ import (
 
 // CopyStore implements cluster.Storage: the engine reads a stopped container's volume too.
 func (p *pod) CopyStore(ctx context.Context, dir string) error {
-	r, err := p.c.b.cli.CopyFromContainer(ctx, p.daemonID, client.CopyFromContainerOptions{SourcePath: dataDir})
+	r, err := p.c.b.cli.CopyFromContainer(ctx, p.daemon(), client.CopyFromContainerOptions{SourcePath: dataDir})
 	if err != nil {
 		return fmt.Errorf("copy store of %s: %w", p.id, err)
 	}

@@ -117,6 +117,7 @@ func TestLifeOfACluster(t *testing.T) {
 		t.Errorf("starting a running node: %v, want ErrRunning", err)
 	}
 
+	t.Run("another certificate", func(t *testing.T) { rekey(t, n1) })
 	t.Run("pause and continue", func(t *testing.T) {
 		if err := n1.Signal(t.Context(), syscall.SIGSTOP); err != nil {
 			t.Fatal(err)

@@ -22,7 +22,7 @@ func (p *pod) LimitCPU(ctx context.Context, processors float64) error {
 	if processors <= 0 {
 		quota = -1 // 0 would mean "as it was"
 	}
-	_, err := p.c.b.cli.ContainerUpdate(ctx, p.daemonID, client.ContainerUpdateOptions{
+	_, err := p.c.b.cli.ContainerUpdate(ctx, p.daemon(), client.ContainerUpdateOptions{
 		Resources: &container.Resources{CPUPeriod: cpuPeriod, CPUQuota: quota},
 	})
 	if err != nil {
@@ -33,7 +33,7 @@ func (p *pod) LimitCPU(ctx context.Context, processors float64) error {
 
 // CPU implements cluster.Resourced. The counts are those of the daemon's present life.
 func (p *pod) CPU(ctx context.Context) (cluster.CPU, error) {
-	r, err := p.c.b.cli.ContainerInspect(ctx, p.daemonID, client.ContainerInspectOptions{})
+	r, err := p.c.b.cli.ContainerInspect(ctx, p.daemon(), client.ContainerInspectOptions{})
 	if err != nil {
 		return cluster.CPU{}, fmt.Errorf("inspect daemon of %s: %w", p.id, explain(err))
 	}
@@ -41,7 +41,7 @@ func (p *pod) CPU(ctx context.Context) (cluster.CPU, error) {
 	if h := r.Container.HostConfig; h != nil && h.CPUQuota > 0 && h.CPUPeriod > 0 {
 		c.Limit = float64(h.CPUQuota) / float64(h.CPUPeriod)
 	}
-	s, err := p.c.b.cli.ContainerStats(ctx, p.daemonID, client.ContainerStatsOptions{})
+	s, err := p.c.b.cli.ContainerStats(ctx, p.daemon(), client.ContainerStatsOptions{})
 	if err != nil {
 		return c, fmt.Errorf("read processor time of %s: %w", p.id, explain(err))
 	}

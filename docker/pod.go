@@ -25,6 +25,7 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 
 	"github.com/unibus/unibus/faults/agent"
+	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/subject"
 )
@@ -62,19 +63,22 @@ type pod struct {
 	addr                        string // on the cluster's network
 	endpoints                   cluster.Endpoints
 	ctl                         *control
+	disk                        *host.Disk // nil unless its power can fail
 
 	starting sync.Mutex // one Start or Wipe at a time
 
 	mu      sync.Mutex
 	started time.Time
 	lives   int
-	killed  bool // the agent saw the last life end by its SIGKILL
+	killed  bool     // the agent saw the last life end by its SIGKILL
+	retired []string // containers of earlier builds, see Replace
 }
 
 var (
-	_ cluster.Node    = (*pod)(nil)
-	_ cluster.Storage = (*pod)(nil)
-	_ cluster.Agented = (*pod)(nil)
+	_ cluster.Node       = (*pod)(nil)
+	_ cluster.Storage    = (*pod)(nil)
+	_ cluster.Agented    = (*pod)(nil)
+	_ cluster.PowerLoser = (*pod)(nil)
 )
 
 func (p *pod) name(role string) string { return p.volume + "-" + role }
@@ -181,6 +185,9 @@ func (p *pod) locate(ctx context.Context) error {
 		return net.JoinHostPort(p.addr, strconv.Itoa(port))
 	}
 	p.endpoints = subject.Endpoints(p.c.spec.Subject.Kind, at(portClient), at(portHTTP), at(portMonitor))
+	if !p.publish {
+		p.endpoints.Routes = at(portRoutes)
+	}
 	return nil
 }
 
@@ -208,6 +215,7 @@ func harden(h *container.HostConfig) {
 func (p *pod) mounts(h *container.HostConfig, fill bool) {
 	h.Mounts = []mount.Mount{{Type: mount.TypeVolume, Source: p.volume, Target: home,
 		VolumeOptions: &mount.VolumeOptions{NoCopy: !fill, Labels: p.c.labels(p.id, "volume")}}}
+	p.bindDisk(h)
 }
 
 func (p *pod) join(h *container.HostConfig) {
@@ -216,18 +224,25 @@ func (p *pod) join(h *container.HostConfig) {
 }
 
 // furnish makes daemon and agent, side by side, and starts the agent.
-func (p *pod) furnish(ctx context.Context, password string) error {
+func (p *pod) furnish(ctx context.Context) error {
+	if err := p.mountDisk(ctx); err != nil {
+		return err
+	}
 	p.furnished = true
 	var wg sync.WaitGroup
 	var daemonErr, agentErr error
-	wg.Go(func() { daemonErr = p.makeDaemon(ctx, password) })
+	wg.Go(func() { daemonErr = p.makeDaemon(ctx) })
 	wg.Go(func() { agentErr = p.makeAgent(ctx) })
 	wg.Wait()
 	return errors.Join(daemonErr, agentErr)
 }
 
-func (p *pod) makeDaemon(ctx context.Context, password string) (err error) {
-	l, err := subject.Render(subject.Node{ID: p.id, Spec: p.c.spec, Addr: p.listen(), DataDir: dataDir, ConfDir: confDir, Password: password})
+func (p *pod) makeDaemon(ctx context.Context) (err error) {
+	certs, err := p.c.Issue(p.id, p.Hosts())
+	if err != nil {
+		return err
+	}
+	l, err := subject.Render(subject.Node{ID: p.id, Spec: p.c.spec, Addr: p.listen(), DataDir: dataDir, ConfDir: confDir, Password: p.c.Password, TLS: certs})
 	if err != nil {
 		return err
 	}
@@ -264,6 +279,8 @@ func (p *pod) listen() subject.Addresses {
 	on := func(port int) string { return "0.0.0.0:" + strconv.Itoa(port) }
 	a := subject.Addresses{Client: on(portClient), Cluster: on(portRoutes), HTTP: on(portHTTP), Monitor: on(portMonitor)}
 	a.ClientAdvertise = p.endpoints.Client[len("nats://"):]
+	// By name, as in the routes: a node that is told an address wants the certificate there to be for the name that it knows best.
+	a.ClusterAdvertise = net.JoinHostPort(string(p.id), strconv.Itoa(portRoutes))
 	for _, o := range p.c.pods {
 		a.Routes = append(a.Routes, net.JoinHostPort(string(o.id), strconv.Itoa(portRoutes)))
 	}
@@ -271,7 +288,7 @@ func (p *pod) listen() subject.Addresses {
 }
 
 // makeAgent starts faultd with the capabilities that its faults need: NET_ADMIN for partitions, KILL to signal another user's process,
-// DAC_OVERRIDE to wipe another user's files.
+// DAC_OVERRIDE to wipe another user's files, SYS_PTRACE to move its clock.
 func (p *pod) makeAgent(ctx context.Context) (err error) {
 	p.agentID, err = p.create(ctx, "agent", p.imgs.agent, testcontainers.ContainerRequest{
 		ConfigModifier: func(c *container.Config) {
@@ -281,7 +298,7 @@ func (p *pod) makeAgent(ctx context.Context) (err error) {
 		},
 		HostConfigModifier: func(h *container.HostConfig) {
 			harden(h)
-			h.CapAdd = []string{"NET_ADMIN", "KILL", "DAC_OVERRIDE"}
+			h.CapAdd = []string{"NET_ADMIN", "KILL", "DAC_OVERRIDE", "SYS_PTRACE"}
 			p.join(h)
 			p.mounts(h, false)
 		},
@@ -328,7 +345,7 @@ func (p *pod) remove(ctx context.Context) error {
 	wg.Go(func() { daemonErr = rm(&p.daemonID, "daemon") })
 	wg.Go(func() { agentErr = rm(&p.agentID, "agent") })
 	wg.Wait()
-	errs := []error{daemonErr, agentErr, rm(&p.holderID, "holder")}
+	errs := []error{daemonErr, agentErr, p.removeRetired(rm), rm(&p.holderID, "holder"), p.removeDisk()}
 	if !p.furnished {
 		return errors.Join(errs...)
 	}
@@ -365,7 +382,7 @@ func (p *pod) process(ctx context.Context) (agent.ProcessResult, error) {
 }
 
 func (p *pod) engineState(ctx context.Context) (*container.State, error) {
-	r, err := p.c.b.cli.ContainerInspect(ctx, p.daemonID, client.ContainerInspectOptions{})
+	r, err := p.c.b.cli.ContainerInspect(ctx, p.daemon(), client.ContainerInspectOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("inspect daemon: %w", err)
 	}
@@ -437,7 +454,7 @@ func (p *pod) Start(ctx context.Context) error {
 	if err := p.awaitAgreement(ctx); err != nil { // starting a container that the engine believes to run does nothing, and says nothing
 		return err
 	}
-	if err := p.startContainer(ctx, p.daemonID, "daemon"); err != nil {
+	if err := p.startContainer(ctx, p.daemon(), "daemon"); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -498,7 +515,7 @@ func (p *pod) engineSignal(ctx context.Context, sig syscall.Signal) error {
 	if !st.Running {
 		return cluster.ErrNotRunning
 	}
-	if _, err := p.c.b.cli.ContainerKill(ctx, p.daemonID, client.ContainerKillOptions{Signal: strconv.Itoa(int(sig))}); err != nil {
+	if _, err := p.c.b.cli.ContainerKill(ctx, p.daemon(), client.ContainerKillOptions{Signal: strconv.Itoa(int(sig))}); err != nil {
 		return fmt.Errorf("signal daemon: %w", err)
 	}
 	if sig == syscall.SIGKILL {
@@ -528,7 +545,7 @@ func (p *pod) WaitExit(ctx context.Context) error {
 }
 
 // Logs implements cluster.Node.
-func (p *pod) Logs(ctx context.Context) (io.ReadCloser, error) { return p.logs(ctx, p.daemonID) }
+func (p *pod) Logs(ctx context.Context) (io.ReadCloser, error) { return p.daemonLogs(ctx) }
 
 // logs leaves the agent's standard output out: that is the control stream.
 func (p *pod) logs(ctx context.Context, id string) (io.ReadCloser, error) {
@@ -544,11 +561,8 @@ func (p *pod) logs(ctx context.Context, id string) (io.ReadCloser, error) {
 	return r, nil
 }
 
-func (p *pod) saveLog(ctx context.Context, id, path string) error {
-	if id == "" {
-		return nil
-	}
-	r, err := p.logs(ctx, id)
+func (p *pod) saveLog(ctx context.Context, path string, open func(context.Context) (io.ReadCloser, error)) error {
+	r, err := open(ctx)
 	if err != nil {
 		return err
 	}
@@ -562,6 +576,14 @@ func (p *pod) saveLog(ctx context.Context, id, path string) error {
 		return fmt.Errorf("save log: %w", err)
 	}
 	return nil
+}
+
+// agentLogs is what the fault agent has written; nothing if there is none yet.
+func (p *pod) agentLogs(ctx context.Context) (io.ReadCloser, error) {
+	if p.agentID == "" {
+		return &logChain{}, nil
+	}
+	return p.logs(ctx, p.agentID)
 }
 
 // Usage implements cluster.Storage.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
 )
 
@@ -111,6 +112,9 @@ func Sweep(ctx context.Context, dir string) (Report, error) {
 		dir = os.TempDir()
 	}
 	var rep Report
+	if _, err := host.Sweep(dir); err != nil { // before the directories that they are mounted in
+		return rep, fmt.Errorf("sweep: %w", err)
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return rep, fmt.Errorf("sweep: %w", err)

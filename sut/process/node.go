@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/subject"
 )
@@ -34,13 +35,15 @@ type node struct {
 	id      cluster.NodeID
 	cluster *processes
 	ports   ports
-	dir     string // holds data/, conf/ and the log
+	dir     string     // holds data/, conf/ and the log
+	disk    *host.Disk // nil unless its power can fail
 	args    []string
 	env     []string
 
-	mu     sync.Mutex
-	last   *life // nil until the first start
-	closed bool
+	mu       sync.Mutex
+	last     *life  // nil until the first start
+	replaced string // path of the binary that was put in the place of the cluster's own; "" for none
+	closed   bool
 }
 
 // life is the daemon from one start to its end.
@@ -64,19 +67,24 @@ func (l *life) running() bool {
 }
 
 func (n *node) dataDir() string { return filepath.Join(n.dir, "data") }
+func (n *node) confDir() string { return filepath.Join(n.dir, "conf") }
 func (n *node) logPath() string { return filepath.Join(n.dir, logName) }
 
 // prepare writes the node's files.
-func (n *node) prepare(routes []string, password string) error {
+func (n *node) prepare(routes []string) error {
 	n.dir = filepath.Join(n.cluster.home.dir, string(n.id))
-	conf := filepath.Join(n.dir, "conf")
+	conf := n.confDir()
 	for _, d := range []string{n.dataDir(), conf} {
 		if err := os.MkdirAll(d, dirMode); err != nil {
 			return fmt.Errorf("make directory of %s: %w", n.id, err)
 		}
 	}
+	certs, err := n.cluster.Issue(n.id, n.Hosts())
+	if err != nil {
+		return err
+	}
 	l, err := subject.Render(subject.Node{
-		ID: n.id, Spec: n.cluster.spec, DataDir: n.dataDir(), ConfDir: conf, Password: password,
+		ID: n.id, Spec: n.cluster.spec, DataDir: n.dataDir(), ConfDir: conf, Password: n.cluster.Password, TLS: certs,
 		Addr: subject.Addresses{
 			Client: n.ports.client.Addr, Cluster: n.ports.cluster.Addr, HTTP: n.ports.http.Addr, Monitor: n.ports.monitor.Addr,
 			ClientAdvertise: n.ports.client.Addr, ClusterAdvertise: n.ports.cluster.Addr, Routes: routes,
@@ -99,7 +107,9 @@ func (n *node) ID() cluster.NodeID { return n.id }
 
 // Endpoints are on 127.0.0.1.
 func (n *node) Endpoints() cluster.Endpoints {
-	return subject.Endpoints(n.cluster.spec.Subject.Kind, n.ports.client.Addr, n.ports.http.Addr, n.ports.monitor.Addr)
+	e := subject.Endpoints(n.cluster.spec.Subject.Kind, n.ports.client.Addr, n.ports.http.Addr, n.ports.monitor.Addr)
+	e.Routes = n.ports.cluster.Addr
+	return e
 }
 
 // State asks the kernel.
@@ -153,7 +163,7 @@ func (n *node) start() (*life, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	defer func() { _ = log.Close() }() // the child has its own descriptor
-	cmd := exec.Command(n.cluster.spec.Subject.Path, n.args...)
+	cmd := exec.Command(n.program(), n.args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = n.dir, log, log
 	cmd.Env = append([]string{"HOME=" + n.dir, "PATH=/usr/bin:/bin", "TMPDIR=" + n.dir}, n.env...)
 	cmd.SysProcAttr = attributes()
@@ -179,12 +189,12 @@ func (l *life) reap() {
 	close(l.done)
 }
 
-// Signal returns when the kernel has carried it out; SIGTERM is only sent.
+// Signal returns when the kernel has carried it out; SIGTERM and SIGHUP are only sent.
 func (n *node) Signal(ctx context.Context, sig syscall.Signal) error {
 	switch sig {
-	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGCONT:
+	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGCONT, syscall.SIGHUP:
 	default:
-		return fmt.Errorf("signal %s: %v is none of SIGKILL, SIGTERM, SIGSTOP, SIGCONT", n.id, sig)
+		return fmt.Errorf("signal %s: %v is none of SIGKILL, SIGTERM, SIGSTOP, SIGCONT, SIGHUP", n.id, sig)
 	}
 	n.mu.Lock()
 	l := n.last
@@ -198,7 +208,7 @@ func (n *node) Signal(ctx context.Context, sig syscall.Signal) error {
 		}
 		return fmt.Errorf("signal %s: %w", n.id, err)
 	}
-	if sig == syscall.SIGTERM {
+	if sig == syscall.SIGTERM || sig == syscall.SIGHUP {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, signalBound)

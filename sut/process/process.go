@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/subject"
 )
@@ -27,15 +28,22 @@ const defaultSize = 3
 
 // Missing says what this backend cannot do, and why.
 func Missing() cluster.Capabilities {
-	return cluster.Capabilities{
+	m := cluster.Capabilities{
 		cluster.CapNetwork:   "child processes share this host's network: traffic between them cannot be cut, and there is no agent beside them",
+		cluster.CapClock:     "child processes have no agent beside them that could move their clocks",
 		cluster.CapResources: "child processes share this host's processors: their share is not limited",
 	}
+	if why := host.Unavailable(); why != "" {
+		m[cluster.CapPowerFail] = why
+	}
+	return m
 }
 
 // Options of a Backend. The zero value is usable.
 type Options struct {
 	Dir string // where clusters keep their files; "" means the system's directory for temporary files
+	// PowerFS is the binary of cmd/powerfs; "" leaves clusters whose power can fail out (cluster.CapPowerFail).
+	PowerFS string
 }
 
 // Backend makes clusters of child processes.
@@ -53,6 +61,8 @@ var (
 	_ cluster.Cluster = (*processes)(nil)
 	_ cluster.Node    = (*node)(nil)
 	_ cluster.Storage = (*node)(nil)
+	_ cluster.Rekeyed = (*node)(nil)
+	_ cluster.Secured = (*processes)(nil)
 )
 
 // New makes a backend. Close it: it holds a thread.
@@ -66,8 +76,14 @@ func New(opts Options) *Backend {
 // Name is "process".
 func (b *Backend) Name() string { return Name }
 
-// Capabilities is [Missing].
-func (b *Backend) Capabilities() cluster.Capabilities { return Missing() }
+// Capabilities is [Missing], and what the binaries are not there for.
+func (b *Backend) Capabilities() cluster.Capabilities {
+	m := Missing()
+	if b.opts.PowerFS == "" && m[cluster.CapPowerFail] == "" {
+		m[cluster.CapPowerFail] = noBinary
+	}
+	return m
+}
 
 // Close closes what is left of the clusters. The backend makes no more of them.
 func (b *Backend) Close() error {
@@ -102,7 +118,7 @@ func (b *Backend) NewCluster(ctx context.Context, spec cluster.Spec) (cluster.Cl
 		return nil, fmt.Errorf("make cluster %s: %w", spec.Name, err)
 	}
 	c := &processes{spec: spec, backend: b, home: home}
-	if err := c.prepare(); err != nil {
+	if err := errors.Join(c.prepare(), c.mountDisks(ctx)); err != nil {
 		return nil, errors.Join(fmt.Errorf("make cluster %s: %w", spec.Name, err), c.Close(ctx))
 	}
 	b.mu.Lock()
@@ -123,18 +139,24 @@ func checkSpec(s cluster.Spec) error {
 	case s.Subject.Path == "":
 		return errors.New("the subject has no binary")
 	}
-	info, err := os.Stat(s.Subject.Path)
+	return checkProgram(s.Subject.Path)
+}
+
+// checkProgram tells whether a path is one that can be started.
+func checkProgram(path string) error {
+	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("look at the subject's binary: %w", err)
 	}
 	if info.Mode()&0o111 == 0 || !info.Mode().IsRegular() {
-		return fmt.Errorf("the subject's binary %s is not a program", s.Subject.Path)
+		return fmt.Errorf("the subject's binary %s is not a program", path)
 	}
 	return nil
 }
 
 // processes is a cluster.
 type processes struct {
+	*subject.Credentials
 	spec    cluster.Spec
 	backend *Backend
 	home    *home
@@ -146,10 +168,11 @@ type processes struct {
 
 // prepare needs all ports before it can write the first node's routes.
 func (c *processes) prepare() error {
-	password, err := subject.NewPassword()
+	creds, err := subject.NewCredentials(c.spec)
 	if err != nil {
 		return err
 	}
+	c.Credentials = creds
 	var routes []string
 	for i := range c.spec.Size {
 		n := &node{id: cluster.NodeID("n" + strconv.Itoa(i+1)), cluster: c}
@@ -160,7 +183,7 @@ func (c *processes) prepare() error {
 		routes = append(routes, n.ports.cluster.Addr)
 	}
 	for _, n := range c.nodes {
-		if err := n.prepare(routes, password); err != nil {
+		if err := n.prepare(routes); err != nil {
 			return err
 		}
 	}
@@ -219,7 +242,7 @@ func (c *processes) release() error {
 	}
 	var errs []error
 	for _, n := range c.nodes {
-		errs = append(errs, n.ports.release())
+		errs = append(errs, n.ports.release(), n.removeDisk())
 	}
 	errs = append(errs, c.home.remove())
 	if err := errors.Join(errs...); err != nil {

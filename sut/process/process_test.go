@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,12 +18,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
+	"github.com/unibus/unibus/sut/client"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/observe"
+	"github.com/unibus/unibus/sut/pki"
 	"github.com/unibus/unibus/sut/process"
 	"github.com/unibus/unibus/sut/subject"
 )
@@ -149,18 +151,56 @@ func healthy(t *testing.T, ns ...cluster.Node) {
 	}
 }
 
-func connect(t *testing.T, c cluster.Cluster, kp nkeys.KeyPair, pub string) jetstream.JetStream {
+func believed(c cluster.Cluster) func() (*x509.CertPool, error) {
+	return func() (*x509.CertPool, error) { return pki.Pool(c.(cluster.Secured).Trust().Believed) }
+}
+
+// rekey gives a node that runs a certificate for clients from another authority. The new one is in force when a client that believes nobody else
+// gets in. told signals the daemon; the other way is that it notices.
+func rekey(t *testing.T, n cluster.Node, kp nkeys.KeyPair, told bool) {
+	ca, err := pki.NewAuthority(pki.AuthorityRequest{Name: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := n.(cluster.Rekeyed)
+	leaf, err := ca.Issue(pki.Request{Name: string(n.ID()), Hosts: k.Hosts(), Usage: pki.Server})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := state(t, n)
+	if err := k.PutSecrets(t.Context(), map[string][]byte{cluster.FileClientCert: leaf.Cert, cluster.FileClientKey: leaf.Key}); err != nil {
+		t.Fatal(err)
+	}
+	if told {
+		signal(t, n, syscall.SIGHUP)
+	}
+	until(t, "a client that believes only the new authority", func(ctx context.Context) error {
+		nc, err := client.Connect(ctx, client.Options{Servers: []string{n.Endpoints().Client}, Key: kp, RootCAs: ca.Pool()})
+		if err == nil {
+			nc.Close()
+		}
+		return err
+	})
+	if now := state(t, n); now.StartTime != before.StartTime {
+		t.Errorf("the daemon was started again: %+v, before %+v", now, before)
+	}
+	if err := k.PutSecrets(t.Context(), map[string][]byte{"../data/x": nil}); err == nil {
+		t.Error("a file of another name was written")
+	}
+}
+
+func connect(t *testing.T, c cluster.Cluster, kp nkeys.KeyPair) jetstream.JetStream {
 	t.Helper()
 	var urls []string
 	for _, n := range c.Nodes() {
 		urls = append(urls, n.Endpoints().Client)
 	}
-	nc, err := nats.Connect(strings.Join(urls, ","), nats.Nkey(pub, kp.Sign), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	nc, err := client.Connect(t.Context(), client.Options{Servers: urls, Key: kp, Authorities: believed(c)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc.Conn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,10 +274,11 @@ func TestClusterOfProcesses(t *testing.T) {
 	start(t, c.Nodes()...)
 	healthy(t, c.Nodes()...)
 	t.Logf("three nodes are healthy after %v", time.Since(began).Round(time.Millisecond))
-	fill(t, connect(t, c, kp, pub))
+	fill(t, connect(t, c, kp))
 	n2 := cluster.Find(c, "n2")
 	t.Run("kill and restart", func(t *testing.T) { killAndRestart(t, n2) })
 	t.Run("pause", func(t *testing.T) { pause(t, n2) })
+	t.Run("another certificate", func(t *testing.T) { rekey(t, n2, kp, true) })
 	t.Run("terminate, copy, wipe", func(t *testing.T) { wipe(t, n2) })
 	t.Run("collect", func(t *testing.T) { collect(t, c) })
 	began = time.Now()
@@ -547,13 +588,14 @@ func TestMembershipdAsProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, _ := backend(t)
-	_, pub := identity(t)
+	kp, pub := identity(t)
 	began := time.Now()
 	c := newCluster(t, b, s, pub)
 	start(t, c.Nodes()...)
 	healthy(t, c.Nodes()...)
 	t.Logf("three nodes are ready after %v", time.Since(began).Round(time.Millisecond))
 	n := c.Nodes()[0]
+	rekey(t, n, kp, false)
 	signal(t, n, syscall.SIGTERM)
 	waitExit(t, n)
 	if s := state(t, n); s.Running || s.ExitCode != 0 {

@@ -22,10 +22,14 @@ const (
 	routePing     = "1s"
 	maxPings      = 2
 	authSeconds   = 5
+	tlsSeconds    = 5
 
 	// The first minor versions of v2 that know a setting.
 	minorSync          = 10
+	minorOldest        = 9 // the first that this project has tried; it cannot be told when to sync
+	minorRoutePing     = 10
 	minorRouteDeadline = 12
+	minorTLSVersion    = 11
 )
 
 // Addresses of one node: what it binds, and what others are told.
@@ -40,9 +44,10 @@ type Node struct {
 	ID       cluster.NodeID
 	Spec     cluster.Spec
 	Addr     Addresses
-	DataDir  string // as the daemon sees it: the volume
-	ConfDir  string // as the daemon sees it: where Files are put
-	Password string // of routes; see NewPassword
+	DataDir  string        // as the daemon sees it: the volume
+	ConfDir  string        // as the daemon sees it: where Files are put
+	Password string        // of routes; see NewPassword
+	TLS      *Certificates // nil if and only if Spec.PlainText
 }
 
 // File has to be put in place, readable for the daemon's user alone, before the daemon is started.
@@ -74,6 +79,9 @@ func Render(n Node) (Launch, error) {
 	if n.ID == "" || n.DataDir == "" || n.ConfDir == "" || n.Password == "" || n.Spec.AdminKey == "" || len(n.Addr.Routes) == 0 {
 		return Launch{}, errors.New("render node: a required setting is empty")
 	}
+	if n.Spec.PlainText != (n.TLS == nil) {
+		return Launch{}, errors.New("render node: it has certificates and is to be plain text, or the other way round")
+	}
 	switch n.Spec.Subject.Kind {
 	case cluster.Membershipd:
 		return n.membershipd(), nil
@@ -88,6 +96,15 @@ func (n Node) sync() string {
 		return "always"
 	}
 	return n.Spec.Sync
+}
+
+// SyncPosture is the sync policy that a node of the spec really has, for evidence: releases before v2.10 cannot be told one.
+func SyncPosture(spec cluster.Spec) string {
+	minor, err := minorOf(spec.Subject.Version)
+	if spec.Subject.Kind == cluster.NATSServer && err == nil && minor < minorSync {
+		return fmt.Sprintf("the release's own interval: it cannot be set before v2.%d", minorSync)
+	}
+	return Node{Spec: spec}.sync()
 }
 
 // membershipd is told everything by flags; its secrets are files.
@@ -109,11 +126,19 @@ func (n Node) membershipd() Launch {
 	if n.Addr.ClusterAdvertise != "" {
 		args = append(args, "--cluster-advertise", n.Addr.ClusterAdvertise)
 	}
-	return Launch{Args: args, Files: []File{
+	files := []File{
 		{Path: pass, Mode: 0o600, Content: []byte(n.Password + "\n"), Secret: true},
 		{Path: keys, Mode: 0o600, Content: []byte("# the harness's clients\n" + n.Spec.AdminKey + " admin\n")},
-	}}
+	}
+	if n.TLS != nil {
+		args = append(args, "--tls-cert", n.conf(cluster.FileClientCert), "--tls-key", n.conf(cluster.FileClientKey), "--tls-ca", n.conf(cluster.FileClientCA),
+			"--cluster-tls-cert", n.conf(cluster.FileRouteCert), "--cluster-tls-key", n.conf(cluster.FileRouteKey), "--cluster-tls-ca", n.conf(cluster.FileRouteCA))
+		files = append(files, n.TLS.files(n.ConfDir)...)
+	}
+	return Launch{Args: args, Files: files}
 }
+
+func (n Node) conf(name string) string { return path.Join(n.ConfDir, name) }
 
 // natsServer is a released server with the settings that are comparable to the daemon's: the same accounts for clients, the same sync policy,
 // the same patience with clients and routes.
@@ -123,8 +148,8 @@ func (n Node) natsServer() (Launch, error) {
 	if err != nil {
 		return Launch{}, fmt.Errorf("render node: %w", err)
 	}
-	if minor < minorSync {
-		return Launch{}, fmt.Errorf("render node: nats-server %s cannot be told when to sync; that came with v2.%d", version, minorSync)
+	if minor < minorOldest {
+		return Launch{}, fmt.Errorf("render node: nats-server %s is older than v2.%d", version, minorOldest)
 	}
 	conf := path.Join(n.ConfDir, "nats.conf")
 	var b strings.Builder
@@ -138,22 +163,47 @@ func (n Node) natsServer() (Launch, error) {
 	p("write_deadline: %q\nping_interval: %q\nping_max: %d", writeDeadline, clientPing, maxPings)
 	p("authorization { timeout: %d }", authSeconds)
 	p("lame_duck_duration: \"30s\"") // SIGTERM does not use it; it is the least that the server accepts
-	p("jetstream {\n  store_dir: %q\n  max_mem: 256MB\n  max_file: 10GB\n  sync_interval: %s\n}", n.DataDir, n.sync())
+	p("jetstream {\n  store_dir: %q\n  max_mem: 256MB\n  max_file: 10GB", n.DataDir)
+	if minor >= minorSync {
+		p("  sync_interval: %s", n.sync())
+	}
+	p("}")
 	p("accounts {\n  SYS {}\n  BUS { jetstream: enabled, users: [ { nkey: %s } ] }\n}", n.Spec.AdminKey)
 	p("system_account: SYS")
+	if n.TLS != nil {
+		n.tlsBlock(p, minor, "", cluster.FileClientCert, cluster.FileClientKey, cluster.FileClientCA)
+	}
 	p("cluster {\n  name: unibus\n  listen: %q", n.Addr.Cluster)
 	if n.Addr.ClusterAdvertise != "" {
 		p("  cluster_advertise: %q", n.Addr.ClusterAdvertise)
 	}
 	p("  authorization { user: %s, password: %q, timeout: %d }", clusterUser, n.Password, authSeconds)
-	p("  ping_interval: %q\n  ping_max: %d", routePing, maxPings)
+	if minor >= minorRoutePing {
+		p("  ping_interval: %q\n  ping_max: %d", routePing, maxPings)
+	}
 	if minor >= minorRouteDeadline {
 		p("  write_deadline: %q", writeDeadline)
+	}
+	if n.TLS != nil {
+		n.tlsBlock(p, minor, "  ", cluster.FileRouteCert, cluster.FileRouteKey, cluster.FileRouteCA) // here the server always verifies both sides
 	}
 	p("  routes: [")
 	for _, r := range n.Addr.Routes {
 		p("    \"nats-route://%s:%s@%s\"", clusterUser, n.Password, r)
 	}
 	p("  ]\n}")
-	return Launch{Args: []string{"-c", conf}, Files: []File{{Path: conf, Mode: 0o600, Content: []byte(b.String()), Secret: true}}}, nil
+	files := []File{{Path: conf, Mode: 0o600, Content: []byte(b.String()), Secret: true}}
+	if n.TLS != nil {
+		files = append(files, n.TLS.files(n.ConfDir)...)
+	}
+	return Launch{Args: []string{"-c", conf}, Files: files}, nil
+}
+
+// tlsBlock encrypts one listener. Versions that cannot be told the least version of TLS agree on 1.3 by themselves.
+func (n Node) tlsBlock(p func(format string, a ...any), minor int, indent, cert, key, ca string) {
+	p("%stls {\n%s  cert_file: %q\n%s  key_file: %q\n%s  ca_file: %q\n%s  timeout: %d", indent, indent, n.conf(cert), indent, n.conf(key), indent, n.conf(ca), indent, tlsSeconds)
+	if minor >= minorTLSVersion {
+		p("%s  min_version: \"1.3\"", indent)
+	}
+	p("%s}", indent)
 }

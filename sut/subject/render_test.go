@@ -1,19 +1,37 @@
 package subject_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/pki"
 	"github.com/unibus/unibus/sut/subject"
 )
 
 const adminKey = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
 
-func testNode(kind cluster.Kind) subject.Node {
+// certificates are of one node, made once: what they are good for is not tested here.
+var certificates = sync.OnceValues(func() (*subject.Certificates, error) {
+	c, err := subject.NewCredentials(cluster.Spec{Name: "t"})
+	if err != nil {
+		return nil, err
+	}
+	return c.Issue("n2", []string{"n2", "192.0.2.2"})
+})
+
+func testNode(t *testing.T, kind cluster.Kind) subject.Node {
+	t.Helper()
+	certs, err := certificates()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return subject.Node{
-		ID: "n2", DataDir: "/d", ConfDir: "/c", Password: "pass-of-the-routes",
+		TLS: certs,
+		ID:  "n2", DataDir: "/d", ConfDir: "/c", Password: "pass-of-the-routes",
 		Spec: cluster.Spec{Subject: cluster.Subject{Kind: kind, Version: "v2.15.2"}, AdminKey: adminKey},
 		Addr: subject.Addresses{
 			Client: "192.0.2.2:4222", Cluster: "192.0.2.2:6222", HTTP: "192.0.2.2:8080", Monitor: "192.0.2.2:8222",
@@ -31,7 +49,7 @@ func value(args []string, flag string) string {
 }
 
 func TestRenderMembershipd(t *testing.T) {
-	n := testNode(cluster.Membershipd)
+	n := testNode(t, cluster.Membershipd)
 	l, err := subject.Render(n)
 	if err != nil {
 		t.Fatal(err)
@@ -64,18 +82,18 @@ func TestRenderMembershipd(t *testing.T) {
 }
 
 func TestRenderNATSServer(t *testing.T) {
-	n := testNode(cluster.NATSServer)
+	n := testNode(t, cluster.NATSServer)
 	l, err := subject.Render(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(l.Files) != 1 {
-		t.Fatalf("%d files, want the configuration alone", len(l.Files))
+	if len(l.Files) != 7 {
+		t.Fatalf("%d files, want the configuration and six for TLS", len(l.Files))
 	}
 	conf := string(l.Files[0].Content)
 	for _, want := range []string{
 		`server_name: "n2"`, `listen: "192.0.2.2:4222"`, `http: "192.0.2.2:8222"`, "sync_interval: always", `store_dir: "/d"`, "system_account: SYS", adminKey,
-		`@n1:6222"`, `@n2:6222"`, `@n3:6222"`, "BUS { jetstream: enabled",
+		`cert_file: "/c/tls.crt"`, `key_file: "/c/cluster.key"`, `ca_file: "/c/cluster-ca.crt"`, `min_version: "1.3"`, `@n1:6222"`, `@n2:6222"`, `@n3:6222"`, "BUS { jetstream: enabled",
 	} {
 		if !strings.Contains(conf, want) {
 			t.Errorf("the configuration has no %s:\n%s", want, conf)
@@ -87,11 +105,11 @@ func TestRenderNATSServer(t *testing.T) {
 }
 
 func TestRenderNATSServerByVersion(t *testing.T) {
-	for version, want := range map[string]struct{ refused, routeDeadline bool }{
-		"v2.9.25": {refused: true}, "v2.10.22": {}, "v2.11.10": {}, "v2.12.1": {routeDeadline: true}, "v2.15.2": {routeDeadline: true},
+	for version, want := range map[string]struct{ refused, routeDeadline, noSync bool }{
+		"v2.8.4": {refused: true}, "v2.9.25": {noSync: true}, "v2.10.22": {}, "v2.11.10": {}, "v2.12.1": {routeDeadline: true}, "v2.15.2": {routeDeadline: true},
 		"": {refused: true}, "v3.0.0": {refused: true},
 	} {
-		n := testNode(cluster.NATSServer)
+		n := testNode(t, cluster.NATSServer)
 		n.Spec.Subject.Version = version
 		l, err := subject.Render(n)
 		if want.refused != (err != nil) {
@@ -100,12 +118,18 @@ func TestRenderNATSServerByVersion(t *testing.T) {
 		if err == nil && strings.Count(string(l.Files[0].Content), "write_deadline") > 1 != want.routeDeadline {
 			t.Errorf("%q: the configuration is\n%s", version, l.Files[0].Content)
 		}
+		if err == nil && strings.Contains(string(l.Files[0].Content), "sync_interval") == want.noSync {
+			t.Errorf("%q: the configuration is\n%s", version, l.Files[0].Content)
+		}
+		if said := subject.SyncPosture(n.Spec); err == nil && (said != "always") != want.noSync {
+			t.Errorf("%q: the sync policy is said to be %q", version, said)
+		}
 	}
 }
 
 func TestRenderKeepsSecretsInFiles(t *testing.T) {
 	for _, kind := range []cluster.Kind{cluster.Membershipd, cluster.NATSServer} {
-		n := testNode(kind)
+		n := testNode(t, kind)
 		l, err := subject.Render(n)
 		if err != nil {
 			t.Fatal(err)
@@ -116,7 +140,7 @@ func TestRenderKeepsSecretsInFiles(t *testing.T) {
 			}
 		}
 		for _, f := range l.Files {
-			holds := strings.Contains(string(f.Content), n.Password)
+			holds := strings.Contains(string(f.Content), n.Password) || strings.Contains(string(f.Content), "PRIVATE KEY")
 			if f.Mode != 0o600 || holds != f.Secret || holds != subject.Secret(f.Path) {
 				t.Errorf("%s: %s has mode %v, secret %v, password in it %v", kind, f.Path, f.Mode, f.Secret, holds)
 			}
@@ -130,12 +154,60 @@ func TestRenderRefuses(t *testing.T) {
 		"no data":      func(n *subject.Node) { n.DataDir = "" },
 		"no password":  func(n *subject.Node) { n.Password = "" },
 		"no routes":    func(n *subject.Node) { n.Addr.Routes = nil },
+		"no TLS":       func(n *subject.Node) { n.TLS = nil },
+		"unwanted TLS": func(n *subject.Node) { n.Spec.PlainText = true },
 		"unknown kind": func(n *subject.Node) { n.Spec.Subject.Kind = "redis" },
 	} {
-		n := testNode(cluster.NATSServer)
+		n := testNode(t, cluster.NATSServer)
 		spoil(&n)
 		if l, err := subject.Render(n); err == nil {
 			t.Errorf("%s: rendered %+v", name, l)
+		}
+	}
+}
+
+func TestRenderPlainText(t *testing.T) {
+	for _, kind := range []cluster.Kind{cluster.Membershipd, cluster.NATSServer} {
+		n := testNode(t, kind)
+		n.TLS, n.Spec.PlainText = nil, true
+		l, err := subject.Render(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := fmt.Sprintf("%q %s", l.Args, l.Files[0].Content); strings.Contains(all, "tls") {
+			t.Errorf("%s: %s", kind, all)
+		}
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	plain, err := subject.NewCredentials(cluster.Spec{Name: "t", PlainText: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := plain.Issue("n1", []string{"n1"}); c != nil || err != nil || plain.Trust().Believed != nil || plain.Password == "" {
+		t.Errorf("in plain text: %+v, %v", c, err)
+	}
+	a, err := subject.NewCredentials(cluster.Spec{Name: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := a.Trust()
+	if string(was.Client.Cert) == string(was.Route.Cert) || string(was.Believed) != string(was.Client.Cert) {
+		t.Error("clients and routes have the same authority, or clients believe another")
+	}
+	if _, err := pki.ParseAuthority(was.Route.Cert, was.Route.Key); err != nil {
+		t.Error(err)
+	}
+	now := was
+	now.Believed = was.Route.Cert
+	a.SetTrust(now)
+	if string(a.Trust().Believed) != string(was.Route.Cert) {
+		t.Error("what clients believe has not changed")
+	}
+	for _, name := range subject.SecretNames() {
+		if subject.Secret(name) != strings.HasSuffix(name, ".key") {
+			t.Errorf("%s is secret: %v", name, subject.Secret(name))
 		}
 	}
 }

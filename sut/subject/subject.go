@@ -29,6 +29,7 @@ const (
 
 	daemonPackage = "./cmd/membershipd"
 	agentPackage  = "./cmd/faultd"
+	powerPackage  = "./cmd/powerfs"
 	holderPackage = "./docker/holder"
 )
 
@@ -106,6 +107,11 @@ func Resolve(ctx context.Context, name string, opts Options) (cluster.Subject, e
 // Agent builds faultd and returns the binary's path.
 func Agent(ctx context.Context, opts Options) (string, error) {
 	return helper(ctx, "faultd", agentPackage, opts)
+}
+
+// PowerFS builds the file system that can lose what was not synced and returns the binary's path. It runs on this host, which is Linux.
+func PowerFS(ctx context.Context, opts Options) (string, error) {
+	return helper(ctx, "powerfs", powerPackage, opts)
 }
 
 // Holder builds the program that owns a pod's namespaces and returns the binary's path.
@@ -223,10 +229,10 @@ func Endpoints(k cluster.Kind, client, http, monitor string) cluster.Endpoints {
 	return cluster.Endpoints{Client: "nats://" + client, Live: base + "/", Ready: base + "/healthz", Monitor: base}
 }
 
-// Secret tells whether a file in a node's directories must not be collected as evidence: passwords and nkey seeds.
+// Secret tells whether a file in a node's directories must not be collected as evidence: passwords, nkey seeds and private keys.
 func Secret(name string) bool {
 	switch path.Ext(name) {
-	case ".pass", ".nk", ".seed":
+	case ".pass", ".nk", ".seed", ".key":
 		return true
 	}
 	return path.Base(name) == "nats.conf" // holds the routes' password

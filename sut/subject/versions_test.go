@@ -16,7 +16,7 @@ import (
 // cannot be had here are skipped.
 func TestReleasesAcceptTheirConfiguration(t *testing.T) {
 	needGo(t)
-	for _, version := range []string{"v2.10.22", "v2.12.1", ownVersion(t)} {
+	for _, version := range []string{"v2.9.25", "v2.10.22", "v2.12.1", ownVersion(t)} {
 		t.Run(version, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), buildBound)
 			defer cancel()
@@ -27,7 +27,7 @@ func TestReleasesAcceptTheirConfiguration(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := testNode(cluster.NATSServer)
+			n := testNode(t, cluster.NATSServer)
 			n.Spec.Subject, n.ConfDir, n.DataDir = s, t.TempDir(), t.TempDir()
 			l, err := subject.Render(n)
 			if err != nil {

@@ -1,0 +1,120 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
+
+	"github.com/unibus/unibus/faults/powerfs/host"
+	"github.com/unibus/unibus/sut/cluster"
+)
+
+// A node whose power can fail has its data directory on a file system that a process beside the harness serves, on this host; containers get it as a bind
+// mount. It is never served from a container that uses it: such a container can become impossible to kill.
+//
+//	harness ── host.Disk ──> powerfs ──> /tmp/unibus-powerfs-* ── bind ──> /unibus/data of daemon and agent
+
+// Missing says what containers cannot do here, and why.
+func Missing() cluster.Capabilities {
+	m := cluster.Capabilities{}
+	if why := noPower(); why != "" {
+		m[cluster.CapPowerFail] = why
+	}
+	if runtime.GOARCH != "amd64" {
+		m[cluster.CapClock] = "a static program's clock can be moved on amd64 only"
+	}
+	return m
+}
+
+func noPower() string {
+	if why := host.Unavailable(); why != "" {
+		return why
+	}
+	if why := host.Unshared(); why != "" {
+		return why
+	}
+	if at := os.Getenv(client.EnvOverrideHost); runtime.GOOS != "linux" || at != "" && !strings.HasPrefix(at, "unix://") {
+		return "the engine does not run on this host: its containers cannot use a file system that is served here"
+	}
+	return ""
+}
+
+// noBinary is why clusters whose power can fail cannot be had.
+const noBinary = "the backend was made without the binary of the file system that loses what was not synced"
+
+// errNoPower means that the cluster was made without such a file system.
+var errNoPower = errors.New("the cluster's data is not on a file system that can lose what was not synced: its Spec did not ask for one")
+
+// mountDisk makes the pod's file system, if its cluster wants one.
+func (p *pod) mountDisk(ctx context.Context) error {
+	want := p.c.spec.PowerFS
+	if !want.Enabled {
+		return nil
+	}
+	if p.c.b.opts.PowerFS == "" {
+		return errors.New(noBinary)
+	}
+	dir, err := host.MakeDir("")
+	if err != nil {
+		return err
+	}
+	p.disk, err = host.Start(ctx, host.Options{Binary: p.c.b.opts.PowerFS, Dir: dir, Entries: want.Entries, UID: userID, GID: userID, Shared: true})
+	if err != nil {
+		return errors.Join(err, os.Remove(dir))
+	}
+	return nil
+}
+
+// bindDisk puts it over the volume's data directory.
+func (p *pod) bindDisk(h *container.HostConfig) {
+	if p.disk != nil {
+		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: p.disk.Dir(), Target: dataDir})
+	}
+}
+
+// removeDisk is idempotent. The containers are gone by then.
+func (p *pod) removeDisk() error {
+	if p.disk == nil {
+		return nil
+	}
+	err := p.disk.Close()
+	if gone := os.Remove(p.disk.Dir()); gone != nil && !errors.Is(gone, os.ErrNotExist) {
+		err = errors.Join(err, fmt.Errorf("remove mount point: %w", gone))
+	}
+	return err
+}
+
+// PowerFail implements cluster.PowerLoser.
+func (p *pod) PowerFail(ctx context.Context, loss cluster.PowerLoss) (cluster.Dropped, error) {
+	if p.disk == nil {
+		return cluster.Dropped{}, errNoPower
+	}
+	p.starting.Lock()
+	defer p.starting.Unlock()
+	d, err := p.disk.Cut(ctx, loss, func(ctx context.Context) error {
+		if err := p.Signal(ctx, syscall.SIGKILL); err != nil {
+			return err
+		}
+		return p.WaitExit(ctx)
+	})
+	if err != nil {
+		return d, fmt.Errorf("cut the power of %s: %w", p.id, err)
+	}
+	return d, nil
+}
+
+// PowerState implements cluster.PowerLoser.
+func (p *pod) PowerState(ctx context.Context) (cluster.PowerState, error) {
+	if p.disk == nil {
+		return cluster.PowerState{}, errNoPower
+	}
+	return p.disk.State(ctx)
+}
