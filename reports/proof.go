@@ -31,6 +31,8 @@ type Subject struct {
 	Kind    string `json:"kind"`
 	Version string `json:"version"`
 	Digest  string `json:"digest"` // sha256:<hex> of the binary
+	// Sync is the sync policy of JetStream that it ran with: "always", an interval, or why it has neither.
+	Sync string `json:"sync,omitempty"`
 }
 
 // Environment is where it was tested.

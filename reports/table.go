@@ -176,6 +176,7 @@ var tellingNames = map[string][]string{
 	"preconditions":     {"ops", "during", "after"},
 	"consumer":          {"items", "skipped", "redelivered_after_ack"},
 	"client-gaps":       {"stranded", "* gap_max_s"},
+	"latency":           {"* ratio", "* loaded_ms"},
 	"stale-reads":       {"direct_reads", "stale", "stale_share"},
 }
 

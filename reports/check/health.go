@@ -16,6 +16,7 @@ type HealthCheck struct {
 	Window         Window   `json:"window"`
 	GraceSeconds   float64  `json:"grace_seconds,omitempty"`   // samples taken so soon after From are not judged
 	Want           string   `json:"want"`                      // WantNever200, WantAlways200, WantEnds200 or WantEndsNot200
+	SilentShare    float64  `json:"silent_share,omitempty"`    // with WantAlways200: of a node's samples, the part that may have no answer at all
 	ReasonContains []string `json:"reason_contains,omitempty"` // the last 503, or nine in ten of them, must say one of these
 	MinHz          float64  `json:"min_hz,omitempty"`          // a node sampled at less than 0.8 of it is Inconclusive; 0 means 1
 }
@@ -155,6 +156,11 @@ func (c HealthCheck) violation() violation {
 	return violation{code: CodeReadyNoQuorum, promise: promiseHealth}
 }
 
+// maySkip says whether so few answers are missing that a busy machine explains it. What was answered is judged all the same.
+func (c HealthCheck) maySkip(s samples) bool {
+	return float64(s.codes[0]) <= c.SilentShare*float64(len(s.judged))
+}
+
 func (c HealthCheck) judge(s samples, bad, reason *violation) {
 	if len(s.judged) == 0 {
 		return // too few samples
@@ -165,7 +171,7 @@ func (c HealthCheck) judge(s samples, bad, reason *violation) {
 	wrong := is200
 	switch c.Want {
 	case WantAlways200:
-		wrong = func(x history.Health) bool { return !is200(x) }
+		wrong = func(x history.Health) bool { return !is200(x) && (x.Code != 0 || !c.maySkip(s)) }
 	case WantEnds200:
 		judged, wrong = []history.Health{last}, func(x history.Health) bool { return !is200(x) }
 	case WantEndsNot200:

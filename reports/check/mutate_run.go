@@ -22,7 +22,7 @@ func ackInOutage(h *history.History, c NoAck, rng *rand.Rand) (string, bool) {
 	}
 	h.Ops = slices.Clone(h.Ops)
 	op := &h.Ops[i]
-	op.Outcome, op.Err, op.Seq = history.OK, "", max(op.Seq, 1)
+	op.Outcome, op.Err, op.Seq, op.Dup = history.OK, "", max(op.Seq, 1), false
 	if op.Complete == 0 || op.Complete > w.to {
 		op.Complete = w.to
 	}

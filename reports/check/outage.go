@@ -16,6 +16,7 @@ type NoAck struct {
 	Targets           []string `json:"targets,omitempty"`             // empty means all
 	MinAttempts       int      `json:"min_attempts,omitempty"`        // fewer operations are Inconclusive; 0 means 1
 	MaxSilenceSeconds float64  `json:"max_silence_seconds,omitempty"` // an operation must return within it; 0 means not judged
+	UnchangedAllowed  bool     `json:"unchanged_allowed,omitempty"`   // an answer that nothing had to be done (Dup) is no ack: nothing was written
 }
 
 // Check implements Checker. An ack that arrives after the window is not judged: the quorum was back.
@@ -29,7 +30,7 @@ func (c NoAck) Check(h *history.History) Result {
 	}
 	acked := violation{code: CodeAckedNoQuorum, promise: promiseQuorum}
 	silent := violation{code: CodeSilent, promise: promiseErrors}
-	var tried, failed, unknown, later int
+	var tried, failed, unknown, later, unchanged int
 	var waits []float64
 	end, limit := h.End(), nanos(c.MaxSilenceSeconds)
 	for _, op := range c.judged(h, w) {
@@ -37,6 +38,8 @@ func (c NoAck) Check(h *history.History) Result {
 		done := cmp.Or(op.Complete, end)
 		waits = append(waits, seconds(done-op.Invoke))
 		switch {
+		case op.Outcome == history.OK && op.Dup && c.UnchangedAllowed:
+			unchanged++
 		case op.Outcome == history.OK && op.Complete <= w.to:
 			acked.count++
 			acked.seen.add(op.Complete, []int64{op.ID}, "%s %d by %s, invoked %.3f s into the window, was acked %.3f s into it", op.Kind, op.ID, op.Client, seconds(op.Invoke-w.from), seconds(op.Complete-w.from))
@@ -53,7 +56,7 @@ func (c NoAck) Check(h *history.History) Result {
 		}
 	}
 	slices.Sort(waits)
-	figures := []Figure{count("attempts", tried), count("acked", acked.count), count("acked_after", later), count("failed", failed), count("unknown", unknown),
+	figures := []Figure{count("attempts", tried), count("acked", acked.count), count("acked_after", later), count("unchanged", unchanged), count("failed", failed), count("unknown", unknown),
 		inSecs("answer_median_s", median(waits)), inSecs("answer_max_s", quantile(waits, 1)), secs("window_s", w.to-w.from)}
 	acked.reason = fmt.Sprintf("%d of %d operations invoked in the window were acked in it, though no quorum was there to ack them.", acked.count, tried)
 	silent.reason = fmt.Sprintf("%d of %d operations got no answer, not even an error, within %g s.", silent.count, tried, c.MaxSilenceSeconds)

@@ -36,6 +36,7 @@ const (
 	CodeNoFaults      = "no-faults"
 	CodeNotProbed     = "not-probed"
 	CodeNotNoop       = "not-a-noop"
+	CodeUnsettled     = "unsettled"     // too much of what was tried had no certain answer
 	CodeIdle          = "workload-idle" // no client tried while the cluster is said to have been away
 
 	// A promise is broken (Fail).
@@ -77,6 +78,17 @@ const (
 	CodeOutOfOrder     = "out-of-order"
 	CodeDelivDiffers   = "delivered-differs"
 	CodeStranded       = "stranded"
+	CodeForbidden      = "forbidden-allowed" // access that the rules forbid
+	CodeWronglyRefused = "allowed-refused"   // access that the rules give
+	CodeNeverInForce   = "never-in-effect"
+	CodeHalfWritten    = "half-written"
+	CodeTwoOwners      = "two-owners"
+	CodeNotIdempotent  = "not-idempotent"
+	CodeOutOfBounds    = "out-of-bounds"
+	CodeNotSame        = "not-the-same"
+	CodeStillSame      = "still-the-same"
+	CodeOpsFailed      = "operations-failed"
+	CodeDisconnected   = "disconnected"
 )
 
 // The promises that checkers hold the cluster to, and who makes them.
@@ -96,6 +108,11 @@ const (
 	promiseConverge = "unibus (daemon documentation, cold start): every start order converges: all nodes ready, all buckets replicated with a leader and all replicas current, contents identical."
 	promiseFault    = "This harness: every fault is measured absent, in force and gone again, and leaves bystanders alone."
 	promiseConsumer = "NATS (JetStream documentation, consumers): a consumer delivers every matching message at least once, in order for ordered consumers and watchers, and never again once its acknowledgement was confirmed."
+	promiseKept     = "unibus (daemon documentation, TLS): certificates are reloaded without dropping healthy connections."
+	promiseMeasured = "unibus (the scenario's claim): what a step measures is within the bounds that the claim states."
+	promiseAccess   = "unibus (daemon documentation, users and access): every user has exactly the permissions of its role and rooms, denied by default; a change is in force on a node once that node confirmed it, also after it was restarted."
+	promiseEffect   = "unibus (daemon documentation, users and access): a change is in effect on every node that confirmed it, within the stated time."
+	promiseUsers    = "unibus (daemon documentation, user add): idempotent, never half-written, never lost once confirmed; the same name with another key is refused."
 	promiseClients  = "unibus (the scenario's claim): every client is served again by another node without a restart of the client."
 )
 

@@ -1,14 +1,21 @@
 package check
 
 import (
+	"fmt"
+
 	"github.com/unibus/unibus/reports/history"
 )
 
-// StaleReads ("monotonic-direct") measures how many direct reads were older than an acked write of the same client to the same key. NATS documents
-// that any replica may answer a direct get, so this is reported and never Fail.
+// StaleReads ("monotonic-direct") measures how many reads were older than an acked write of the same client to the same key. NATS documents
+// that any replica may answer a direct get, so for those this is reported and never Fail, unless a claim demands otherwise.
 type StaleReads struct {
-	Target string `json:"target"` // the bucket, as in Op.Target
+	Target string `json:"target"`           // the bucket, as in Op.Target
+	Kind   string `json:"kind,omitempty"`   // "direct" or "get"; "" means "direct"
+	Forbid bool   `json:"forbid,omitempty"` // a stale read is a Fail: the claim is that clients read their own writes
 }
+
+// CodeStaleRead means that a client did not read its own acked write.
+const CodeStaleRead = "stale-read"
 
 // ownKey is one client's view of one key.
 type ownKey struct{ client, key string }
@@ -34,6 +41,13 @@ func (c StaleReads) Check(h *history.History) Result {
 	if r, bad := unsound(h); bad {
 		return r
 	}
+	kind := history.Direct
+	if c.Kind != "" {
+		kind = history.Kind(c.Kind)
+	}
+	if kind != history.Direct && kind != history.Get {
+		return inconclusive(nil, CodeBadParams, "There is no read of kind %q.", c.Kind)
+	}
 	own := map[ownKey]*ownWrites{}
 	var direct, compared, stale int
 	var worst uint64
@@ -46,7 +60,7 @@ func (c StaleReads) Check(h *history.History) Result {
 		k := ownKey{op.Client, op.Key}
 		o := own[k]
 		switch {
-		case op.Kind == history.Direct:
+		case op.Kind == kind:
 			direct++
 			if o == nil {
 				continue
@@ -73,12 +87,23 @@ func (c StaleReads) Check(h *history.History) Result {
 			o.done, o.high = append(o.done, op.Complete), append(o.high, high)
 		}
 	}
-	figures := []Figure{count("direct_reads", direct), count("comparable", compared), count("stale", stale), {Name: "worst_revisions_behind", Value: float64(worst)}}
+	figures := []Figure{count(string(kind)+"_reads", direct), count("comparable", compared), count("stale", stale), {Name: "worst_revisions_behind", Value: float64(worst)}}
 	if compared == 0 {
-		return inconclusive(figures, CodeTooFewOps, "No direct read of %s followed an acked write of the same client to the same key.", c.Target)
+		return inconclusive(figures, CodeTooFewOps, "No %s read of %s followed an acked write of the same client to the same key.", kind, c.Target)
 	}
 	share := 100 * float64(stale) / float64(compared)
 	figures = append(figures, Figure{Name: "stale_share", Value: round(share), Unit: "%"})
+	if c.Forbid && stale > 0 {
+		v := violation{code: CodeStaleRead, count: stale, promise: promiseKV, seen: seen,
+			reason: fmt.Sprintf("%d of %d %s reads (%.2f %%) were older than the client's own acked write.", stale, compared, kind, share)}
+		r, _ := found(figures, v)
+		return r
+	}
+	if kind == history.Get {
+		r := passed(figures, "%d of %d reads answered by the leader (%.2f %%) were older than the client's own acked write.", stale, compared, share)
+		r.Witnesses = seen
+		return r
+	}
 	r := passed(figures, "%d of %d direct reads (%.2f %%) were older than the client's own acked write; NATS documents that any replica may answer a direct get.", stale, compared, share)
 	r.Witnesses = seen
 	return r

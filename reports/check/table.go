@@ -23,7 +23,15 @@ var checkers = map[string]func() Checker{
 	"preconditions":     func() Checker { return &Preconditions{} },
 	"consumer":          func() Checker { return &Consumers{} },
 	"client-gaps":       func() Checker { return &ClientGaps{} },
+	"acl":               func() Checker { return &ACL{} },
+	"effect":            func() Checker { return &Effect{} },
+	"users":             func() Checker { return &Users{} },
 	"monotonic-direct":  func() Checker { return &StaleReads{} },
+	"cas-serialized":    func() Checker { return &CASSerialized{} },
+	"stream-metadata":   func() Checker { return &StreamMetadata{} },
+	"measured":          func() Checker { return &Measured{} },
+	"latency":           func() Checker { return &Latency{} },
+	"connections":       func() Checker { return &Connections{} },
 }
 
 // strict decodes parameters: a field that the checker does not have, or anything after the value, is an error, because a

@@ -198,6 +198,7 @@ func (w *world) rest() {
 	h.Items = append(slices.Clone(w.orders), w.bucket...)
 	h.Drains = []history.Drain{drainOf("ORDERS", w.orders), drainOf("S", w.bucket)}
 	w.deliveries()
+	w.access()
 	for at := int64(0); at < endAt+sec; at += 100 * ms {
 		for _, n := range []string{"n1", "n2", "n3"} {
 			ready := history.Health{Node: n, Probe: "ready", At: at, Took: ms, Code: 200}
@@ -218,10 +219,12 @@ func (w *world) rest() {
 			h.Replicas = append(h.Replicas, r)
 		}
 	}
-	h.Events = append(h.Events, mark("steady", sec), mark("lost", lostAt), mark("back", backAt), mark("end", endAt))
+	h.Events = append(h.Events, mark("steady", sec), mark("lost", lostAt), mark("back", backAt), mark("end", endAt), mark("logins", loginAt))
 	h.Events = append(h.Events, fault("kill[n2]#1", lostAt-5*sec)...)
 	h.Events = append(h.Events, fault("kill[n2 n3]#2", lostAt)...)
 	h.Events = append(h.Events, converged("start", 0), converged("end", endAt))
+	h.Events = append(h.Events, described("before", sec, 10), described("after", endAt, 20))
+	h.Events = append(h.Events, measurement("swap-1", "n1", map[string]any{"before": "a", "after": "b", "wanted": "b", "took": 2.0}))
 	h.Conns = []history.Conn{{Client: "p0", At: 1, State: "connected"}, {Client: "p0", At: lostAt, State: "disconnected"}, {Client: "p0", At: backAt, State: "reconnected"}}
 }
 
@@ -276,7 +279,7 @@ func fault(name string, at int64) []history.Event {
 func goodSpecs() []check.Spec {
 	outage := check.Window{From: "lost", To: "back"}
 	nodes := []string{"n1", "n2", "n3"}
-	return []check.Spec{
+	return append(accessSpecs(), []check.Spec{
 		check.Of(check.StreamAccounting{Target: "ORDERS"}),
 		check.Of(check.ReplicaAgreement{}),
 		check.Of(check.ReplicaAgreement{Source: "blocks", Targets: []string{"BUS/ORDERS"}}),
@@ -290,10 +293,15 @@ func goodSpecs() []check.Spec {
 		check.Of(check.HealthCheck{Probe: "live", Nodes: nodes, Want: check.WantAlways200}),
 		check.Of(check.HealthTruth{GraceSeconds: 2}),
 		check.Of(check.Converged{Min: 2}),
+		check.Of(check.CASSerialized{Target: "S"}),
+		check.Of(check.StreamMetadata{Target: "ORDERS", Last: "after"}),
 		check.Of(check.Faults{Min: 2}),
 		check.Of(check.Preconditions{MinOps: 20, MinBefore: 1, MinDuring: 1, MinAfter: 1, Marks: []string{"lost"}, Drained: []string{"ORDERS", "S"}}),
 		check.Of(check.Consumers{Target: "ORDERS", Complete: true}),
 		check.Of(check.Consumers{Target: "S", Kinds: []string{"watch"}, Complete: true}),
+		check.Of(check.Measured{Names: []string{"swap-"}, Nodes: 1, Bounds: []check.Bound{check.AtMost("took", 3)}, Same: [][2]string{{"after", "wanted"}}, Differ: [][2]string{{"before", "after"}}}),
+		check.Of(check.Latency{Calm: check.Window{To: "lost"}, Loaded: check.Window{From: "back", To: "end"}, Kinds: []string{"get"}, MaxRatio: 20, FloorMs: 50, MaxBad: 25, MinOps: 1}),
+		check.Of(check.Connections{Window: check.Window{From: "back", To: "end"}}),
 		check.Of(check.ClientGaps{Window: check.Window{To: "end"}, Clients: []string{"p", "k"}, Classes: map[string][]string{"publishers": {"p"}}}),
-	}
+	}...)
 }

@@ -53,6 +53,9 @@ const (
 	Direct  Kind = "direct"  // KV read by direct get: any replica may answer, no linearizability is claimed
 	Request Kind = "request" // core request-reply; Value the unique request id
 	Send    Kind = "send"    // core publish, at most once; Value the unique id. OK means that the client flushed it to a server.
+	// Access is one thing tried as a user at one node: Target is the user, Key the action and its subject ("publish a.b", "login"), Value the public
+	// key that proved who it is. OK means that it was allowed and had its effect, Failed that the node refused it.
+	Access Kind = "access"
 )
 
 // Op is one operation of one client. Exactly one attempt: a retry is a new Op (for a publish, with the same Value).
@@ -68,9 +71,10 @@ type Op struct {
 	Invoke   int64   `json:"invoke"`
 	Complete int64   `json:"complete,omitempty"` // 0 when the client never got an answer before the run ended
 	Outcome  Outcome `json:"outcome"`
-	Seq      uint64  `json:"seq,omitempty"` // sequence or revision that the server answered with
-	Dup      bool    `json:"dup,omitempty"` // the publish ack said that the message id was there already
-	Err      string  `json:"err,omitempty"` // "timeout", "no-responders", "disconnected", "conflict", "nats:10077", or the error's text
+	Seq      uint64  `json:"seq,omitempty"`     // sequence or revision that the server answered with
+	Dup      bool    `json:"dup,omitempty"`     // the publish ack said that the message id was there already
+	Applied  string  `json:"applied,omitempty"` // nodes that confirmed that the change is in force there: "n1,n3"
+	Err      string  `json:"err,omitempty"`     // "timeout", "no-responders", "disconnected", "conflict", "nats:10077", or the error's text
 }
 
 // Item is one message read back at the end, in stream order.
@@ -165,7 +169,7 @@ const (
 // Event is anything else on the time axis.
 type Event struct {
 	At     int64          `json:"at"`
-	Kind   string         `json:"kind"` // "mark", "phase", "fault", "leader", "converged", "node", "note"
+	Kind   string         `json:"kind"` // "mark", "phase", "fault", "leader", "converged", "node", "note", "measured"
 	Name   string         `json:"name"` // a mark's unique name; a fault's name "kill[n2]#3"; a leader's group "meta" or "BUS/ORDERS"
 	Stage  Stage          `json:"stage,omitempty"`
 	Nodes  []string       `json:"nodes,omitempty"`
