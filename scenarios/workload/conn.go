@@ -2,6 +2,7 @@ package workload
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -11,20 +12,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/unibus/unibus/reports/history"
+	unibus "github.com/unibus/unibus/sut/client"
 	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/pki"
 )
 
-// Settings of every connection: a dead node is noticed at once by its closed socket, a silent one after pingEvery*(maxPings+1).
+// Settings of every connection; those of failover are package client's.
 const (
-	dialTimeout     = time.Second
-	pingEvery       = time.Second
-	maxPings        = 2
-	reconnectWait   = 100 * time.Millisecond // after a pass over all nodes
-	reconnectJitter = 50 * time.Millisecond
-	flushTimeout    = time.Second
-	apiTimeout      = 2 * time.Second // one JetStream API request that is not a recorded operation
-	connectWait     = 5 * time.Second // in Setup, for the first connections; those that take longer go on in the background
-	defaultTimeout  = 2 * time.Second // of a recorded operation
+	apiTimeout     = 2 * time.Second // one JetStream API request that is not a recorded operation
+	connectWait    = 5 * time.Second // in Setup, for the first connections; those that take longer go on in the background
+	defaultTimeout = 2 * time.Second // of a recorded operation
 )
 
 var errNotSetUp = errors.New("the workload has not been set up")
@@ -58,43 +55,35 @@ func (e *Env) connect(ctx context.Context, name string, i int) (*client, error) 
 	if len(nodes) == 0 {
 		return nil, errors.New("connect: the cluster has no nodes")
 	}
-	opts := nats.GetDefaultOptions()
+	var servers []string
 	for k := range nodes {
-		opts.Servers = append(opts.Servers, nodes[(i+k)%len(nodes)].Endpoints().Client)
+		servers = append(servers, nodes[(i+k)%len(nodes)].Endpoints().Client)
 	}
-	for _, o := range c.options() {
-		if err := o(&opts); err != nil {
-			return nil, fmt.Errorf("connect %s: %w", name, err)
-		}
-	}
-	nc, err := opts.Connect()
+	conn, err := unibus.Connect(ctx, unibus.Options{
+		Servers: servers, InOrder: true, Key: e.Identity.pair, Authorities: authorities(e.Cluster), Name: name, Background: true, NATS: c.handlers(),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("connect %s: %w", name, err)
 	}
-	c.nc = nc
-	if c.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
-		nc.Close()
+	c.nc = conn.Conn
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+		c.nc.Close()
 		return nil, fmt.Errorf("connect %s: %w", name, err)
 	}
 	return c, nil
 }
 
-func (c *client) options() []nats.Option {
+// authorities are those that clients believe, asked at every new connection because a scenario may change them; nil for a cluster in plain text.
+func authorities(c cluster.Cluster) func() (*x509.CertPool, error) {
+	s, ok := c.(cluster.Secured)
+	if !ok || len(s.Trust().Believed) == 0 {
+		return nil
+	}
+	return func() (*x509.CertPool, error) { return pki.Pool(s.Trust().Believed) }
+}
+
+func (c *client) handlers() []nats.Option {
 	return []nats.Option{
-		nats.Name(c.name),
-		nats.Nkey(c.env.Identity.Public(), c.env.Identity.sign),
-		nats.DontRandomize(),
-		nats.IgnoreDiscoveredServers(), // nodes may advertise addresses that this host cannot reach
-		nats.IgnoreAuthErrorAbort(),    // a node that does not know its users yet must not end the client for good
-		nats.RetryOnFailedConnect(true),
-		nats.MaxReconnects(-1),
-		nats.ReconnectWait(reconnectWait),
-		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
-		nats.ReconnectBufSize(-1), // nothing is sent later than it was invoked
-		nats.Timeout(dialTimeout),
-		nats.FlusherTimeout(flushTimeout),
-		nats.PingInterval(pingEvery),
-		nats.MaxPingsOutstanding(maxPings),
 		nats.ConnectHandler(func(nc *nats.Conn) { c.up(nc, "connected") }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { c.up(nc, "reconnected") }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.down("disconnected", err) }),
