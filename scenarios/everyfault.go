@@ -21,7 +21,8 @@ func everyFault() Scenario {
 	return Scenario{
 		Name: EveryFault, Family: "faults", Seconds: 230, Nightly: true,
 		Doc:   "each fault of the catalogue, one after the other under load: measured absent, in force, still in force, and gone; no bystander hit",
-		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources},
+		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources, cluster.CapClock, cluster.CapPowerFail},
+		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(p *Plan) []Step {
 			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
 			for _, v := range faults.Catalogue() {

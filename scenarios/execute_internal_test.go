@@ -107,16 +107,25 @@ func TestExecuteGood(t *testing.T) {
 // TestNoScenarioPasses: each scenario's own claims, on clusters that cannot be made or whose nodes do not start.
 func TestNoScenarioPasses(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	own := func(set *Settings) { set.Subject = cluster.Subject{Kind: cluster.Membershipd} }
+	own := func(set *Settings) {
+		set.Subject = cluster.Subject{Kind: cluster.Membershipd}
+		set.Earlier = map[cluster.Kind]cluster.Subject{
+			cluster.Membershipd: {Kind: cluster.Membershipd}, cluster.NATSServer: {Kind: cluster.NATSServer},
+		}
+	}
 	for _, s := range All() {
 		t.Run(s.Name, func(t *testing.T) {
 			b := &fakeBackend{t: t, makeErr: errBroken}
-			executed(t.Context(), t, s, b, own).inconclusive(t, "start the cluster: the disk is on fire")
+			executed(t.Context(), t, s, b, own, onFake(b)).inconclusive(t, "start the cluster: the disk is on fire")
 			b = &fakeBackend{t: t, prepare: func(c *fakeCluster) {
 				for _, n := range c.nodes {
 					n.startErr = errBroken
 				}
 			}}
+			if s.Hosts {
+				executed(t.Context(), t, s, b, own, onFake(b)).inconclusive(t, "the nodes are not whole hosts")
+				return
+			}
 			executed(t.Context(), t, s, b, own).inconclusive(t, "the disk is on fire")
 		})
 	}

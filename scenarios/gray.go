@@ -28,6 +28,18 @@ func grayFailures() []Scenario {
 	}
 }
 
+// clockJump lets the leader believe another hour.
+func clockJump() Scenario {
+	leader := faults.Leader(ordersCopies)
+	s := gray("clock-jump", "the leader's clock jumps an hour ahead, then another leader's an hour back: nothing acked lost, what clients see is reported, all converged after",
+		cluster.CapClock, []cut{
+			{name: "ahead", verb: faults.Jump(faults.CommonJump), sel: leader},
+			{name: "back", verb: faults.Jump(-faults.CommonJump), sel: leader},
+		})
+	s.Family = "clock"
+	return s
+}
+
 // gray lets the leader be unwell under load, in one way after the other.
 func gray(name, doc string, need cluster.Capability, cuts []cut) Scenario {
 	return Scenario{

@@ -21,6 +21,7 @@ func noopFaults() Scenario {
 		Name: "noop-faults", Family: "noop-faults", Seconds: 30,
 		Doc:   "negative control: each fault of the catalogue, not injected, must be caught as not in force",
 		Needs: []cluster.Capability{cluster.CapLifecycle},
+		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(*Plan) []Step {
 			steps := []Step{startAll(), converge("first start")}
 			for _, v := range faults.Catalogue() {

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/unibus/unibus/scenarios/workload"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/observe"
+	launch "github.com/unibus/unibus/sut/subject"
 )
 
 // Bounds of the runner's own work; the scenarios' waits have theirs beside them.
@@ -33,19 +35,24 @@ const (
 
 // Settings is what one run of the harness has in common over its scenarios.
 type Settings struct {
-	Backend  cluster.Backend
-	Subject  cluster.Subject // under test
-	Plain    cluster.Subject // nats-server of the embedded version, for control scenarios
-	RunID    string
-	Seed     uint64
-	Full     bool
-	Nemesis  Nemesis
-	OutDir   string
-	Sync     string // "" means always
-	Harness  reports.Subject
-	Env      reports.Environment
-	Log      *slog.Logger
-	Progress func(Progress) // nil for none; called from one goroutine at a time
+	Backend   cluster.Backend
+	Subject   cluster.Subject // under test
+	Plain     cluster.Subject // nats-server of the embedded version, for control scenarios
+	RunID     string
+	Seed      uint64
+	Full      bool
+	Nemesis   Nemesis
+	Earlier   map[cluster.Kind]cluster.Subject // what upgrades begin with, by the kind that is upgraded
+	NoUpgrade string                           // why a kind is not in Earlier
+	// Hosts makes whole hosts for scenarios that want them; nil where there is no engine, an error is the reason for NOT RUN.
+	Hosts     func(context.Context) (cluster.Backend, error)
+	OutDir    string
+	Sync      string // "" means always
+	PlainText bool   // no TLS: for releases and bugs that are older than it here
+	Harness   reports.Subject
+	Env       reports.Environment
+	Log       *slog.Logger
+	Progress  func(Progress) // nil for none; called from one goroutine at a time
 }
 
 // Progress is a line about a scenario while it runs.
@@ -72,6 +79,8 @@ type Run struct {
 	Env      *workload.Env
 
 	set      Settings
+	subject  cluster.Subject    // under test: what nodes run, or end with after an upgrade
+	upgrades map[string]upgrade // by the step that made it
 	steps    []Step
 	bundle   *reports.Bundle
 	started  time.Time
@@ -104,25 +113,43 @@ func Execute(ctx context.Context, s Scenario, set Settings) (reports.Proof, stri
 	if s.Control {
 		subject = set.Plain
 	}
+	set, done, noHosts := onHosts(ctx, s, set)
+	defer done()
 	dir := filepath.Join(set.OutDir, s.Name)
 	b, err := reports.Create(dir)
 	if err != nil {
 		return reports.Proof{}, dir, fmt.Errorf("create bundle: %w", err)
 	}
 	r := &Run{
-		Plan: NewPlan(s, subject.Kind, set.Seed, set.Full, set.Nemesis), Scenario: s, Rec: b.Recorder(), set: set, bundle: b, started: time.Now(),
+		Plan: NewPlan(s, subject.Kind, set.Seed, set.Full, set.Nemesis), Scenario: s, Rec: b.Recorder(), set: set, subject: subject, bundle: b, started: time.Now(),
 		active: map[string]*activeFault{}, counts: map[string]int{}, picked: map[string][]cluster.NodeID{},
 	}
 	ev := r.evidence(subject)
-	if why := s.Applies(set.Subject.Kind, set.Backend.Capabilities()); why != "" {
+	if noHosts != "" {
+		ev.NotRun = noHosts
+	} else if why := s.Applies(set.Subject.Kind, set.Backend.Capabilities()); why != "" {
+		ev.NotRun = why
+	} else if begin, why := r.begin(); why != "" {
 		ev.NotRun = why
 	} else {
-		r.run(ctx, subject)
+		r.run(ctx, begin)
 		ev.Claims = append(s.Claims(r), carriedThrough())
 		ev.Errors = r.errs
 	}
 	ev.Seconds = time.Since(r.started).Seconds()
 	return r.judge(ev, dir)
+}
+
+// begin is what nodes run at first, or why that cannot be had.
+func (r *Run) begin() (s cluster.Subject, why string) {
+	if !r.Scenario.Upgrade {
+		return r.subject, ""
+	}
+	s, ok := r.set.Earlier[r.subject.Kind]
+	if !ok {
+		return s, "there is no previous build to upgrade from: " + r.set.NoUpgrade
+	}
+	return s, ""
 }
 
 func (r *Run) judge(ev reports.Evidence, dir string) (reports.Proof, string, error) {
@@ -146,13 +173,17 @@ func (r *Run) evidence(subject cluster.Subject) reports.Evidence {
 	return reports.Evidence{
 		Format: reports.EvidenceFormat, Run: set.RunID, Scenario: s.Name, Family: s.Family, Doc: s.Doc, Variant: s.Variant(),
 		Seed: set.Seed, Command: againCommand(s, set), Started: r.started.UTC(),
-		Subject: reports.Subject{Kind: string(subject.Kind), Version: subject.Version, Digest: subject.Digest},
+		Subject: reports.Subject{Kind: string(subject.Kind), Version: subject.Version, Digest: subject.Digest,
+			Sync: launch.SyncPosture(cluster.Spec{Subject: subject, Sync: cmp.Or(s.Sync, set.Sync)})},
 		Harness: set.Harness, Env: set.Env,
 	}
 }
 
 // againCommand is what a reader types to run the same plan.
 func againCommand(s Scenario, set Settings) string {
+	if s.Family == trackFamily {
+		return fmt.Sprintf("chaos track-record --bug %s --version %s --seed %d", strings.TrimPrefix(s.Name, trackPrefix), set.Subject.Version, set.Seed)
+	}
 	c := fmt.Sprintf("make chaos SCENARIO=%s SEED=%d", s.Name, set.Seed)
 	if set.Subject.Kind != cluster.Membershipd {
 		c += " SUT=" + set.Subject.String()
@@ -234,7 +265,8 @@ func (r *Run) open(ctx context.Context, subject cluster.Subject) error {
 	}
 	r.setPhase("making the cluster")
 	c, err := r.set.Backend.NewCluster(ctx, cluster.Spec{
-		RunID: r.set.RunID, Name: r.Scenario.Name, Subject: subject, Replicas: r.Scenario.Replicas, Sync: r.set.Sync, AdminKey: id.Public(),
+		RunID: r.set.RunID, Name: r.Scenario.Name, Subject: subject, Replicas: r.Scenario.Replicas, Sync: cmp.Or(r.Scenario.Sync, r.set.Sync), AdminKey: id.Public(), PlainText: r.set.PlainText,
+		PowerFS: r.powerFS(),
 	})
 	if err != nil {
 		return err

@@ -32,9 +32,14 @@ type Scenario struct {
 	Only cluster.Kind
 	// Nightly, when true, keeps it out of a run that names no scenario: it takes long, or what it finds is not for a laptop.
 	Nightly  bool
-	Replicas int // R of membershipd's buckets at the start; 0 means 3
-	Needs    []cluster.Capability
-	Seconds  int // about how long it takes, to start the longest first
+	Upgrade  bool // nodes run the previous build at first, see Settings.Earlier
+	Hosts    bool // nodes are whole hosts on which nothing is installed, see Settings.Hosts
+	Replicas int  // R of membershipd's buckets at the start; 0 means 3
+	// Power puts the nodes' data on a file system that can lose what was not synced, where the backend has one.
+	Power   cluster.PowerFS
+	Sync    string // overrides Settings.Sync unless it is ""
+	Needs   []cluster.Capability
+	Seconds int // about how long it takes, to start the longest first
 	// Steps and Claims are built for one run, so that they can use its seed. Claims is called after the last step.
 	Steps  func(p *Plan) []Step
 	Claims func(r *Run) []reports.Claim

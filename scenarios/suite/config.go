@@ -29,9 +29,12 @@ type Config struct {
 	Backend   string              `json:"backend"`   // "docker" or "process"
 	Sync      string              `json:"sync,omitempty"`
 	Subject   Binary              `json:"subject"`
-	Plain     Binary              `json:"plain"` // nats-server for control scenarios
-	Agent     string              `json:"agent"` // path of the static faultd
+	Plain     Binary              `json:"plain"`                // nats-server for control scenarios
+	Earlier   []Binary            `json:"earlier,omitempty"`    // what upgrades begin with, one of each kind at most
+	NoUpgrade string              `json:"no_upgrade,omitempty"` // why one is missing
+	Agent     string              `json:"agent"`                // path of the static faultd
 	Holder    string              `json:"holder"`
+	PowerFS   string              `json:"power_fs,omitempty"` // of cmd/powerfs; "" where it cannot run
 	Harness   reports.Subject     `json:"harness"`
 	Env       reports.Environment `json:"environment"`
 }

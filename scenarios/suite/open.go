@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/unibus/unibus/docker"
+	"github.com/unibus/unibus/docker/hosts"
 	"github.com/unibus/unibus/scenarios"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/process"
@@ -32,15 +33,19 @@ func (c Config) Select() ([]scenarios.Scenario, error) {
 func (c Config) Open(ctx context.Context, log *slog.Logger) (scenarios.Settings, error) {
 	set := scenarios.Settings{
 		Subject: c.Subject.Resolve(), Plain: c.Plain.Resolve(), RunID: c.RunID, Seed: c.Seed, Full: c.Full, Nemesis: c.Nemesis, OutDir: c.OutDir, Sync: c.Sync,
-		Harness: c.Harness, Env: c.Env, Log: log,
+		Harness: c.Harness, Env: c.Env, Log: log, NoUpgrade: c.NoUpgrade, Earlier: map[cluster.Kind]cluster.Subject{},
+	}
+	for _, e := range c.Earlier {
+		set.Earlier[e.Kind] = e.Resolve()
 	}
 	var b cluster.Backend
 	var err error
 	switch c.Backend {
 	case docker.Name:
-		b, err = docker.New(ctx, docker.Options{Holder: c.Holder, Agent: c.Agent})
+		set.Hosts = func(ctx context.Context) (cluster.Backend, error) { return hosts.New(ctx) }
+		b, err = docker.New(ctx, docker.Options{Holder: c.Holder, Agent: c.Agent, PowerFS: c.PowerFS})
 	case process.Name:
-		b = process.New(process.Options{})
+		b = process.New(process.Options{PowerFS: c.PowerFS})
 	default:
 		err = fmt.Errorf("no backend is called %q", c.Backend)
 	}

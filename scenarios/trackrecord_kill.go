@@ -1,0 +1,244 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/unibus/unibus/faults"
+	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/reports/check"
+	"github.com/unibus/unibus/reports/history"
+	"github.com/unibus/unibus/scenarios/workload"
+	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/observe"
+)
+
+// Settings of the scenarios that only kill.
+const (
+	startsApart   = 1500 * time.Millisecond
+	routesSettle  = 2 * time.Second  // a refused route is tried again after one
+	inspectWithin = 12 * time.Second // for a cluster to say what it knows of a stream
+	healthyWithin = 30 * time.Second // for every node to call itself healthy again
+	calmAgain     = 5 * time.Second  // and after a few more writes
+	calmWithin    = 20 * time.Second // for replicas to become alike after the last fault: they need up to 15 s
+
+	churnFor   = 45 * time.Second
+	churnEvery = 1500 * time.Millisecond
+	churnDown  = 500 * time.Millisecond
+
+	divergeFor = 40 * time.Second
+
+	casFor     = 20 * time.Second
+	casClients = 8
+	casKeys    = 5
+	casRate    = 100
+)
+
+// startApart starts the nodes one after the other. In releases up to 2.10 nodes that start together dial each other, close the routes that they
+// made twice, and now and then end with two nodes that do not hear of each other's subscriptions any more: Raft groups that are made then never
+// have all members current. That is a bug too, but none of those that are looked for here.
+func startApart() Step { return start(startsApart, others()...) }
+
+// settleRoutes gives nodes the time to close the routes that they made twice.
+func settleRoutes() Step { return hold("routes settle", routesSettle) }
+
+// knownStream claims that the cluster does not forget or change a stream.
+func knownStream(target string) reports.Claim {
+	return claim("stream-known", "The cluster still knows the stream, unchanged, once every node calls itself healthy.",
+		check.StreamMetadata{Target: target, Last: observedAfter})
+}
+
+// The names of observations of a stream.
+const (
+	observedBefore = "before"
+	observedAfter  = "after"
+)
+
+// inspect records what the cluster says of a stream. It waits for a definite answer, and silence is one too: claims judge it.
+func inspect(name, target string) Step {
+	return Step{"inspect " + target + " " + name, func(ctx context.Context, r *Run) error {
+		_, err := r.Env.Inspect(ctx, name, target, inspectWithin)
+		return err
+	}}
+}
+
+// awaitHealthy waits until every node calls itself healthy, and records it when they do not: the steps go on.
+func awaitHealthy(within time.Duration) Step {
+	return Step{"until every node calls itself healthy", func(ctx context.Context, r *Run) error {
+		err := r.until(ctx, within, "health of all nodes", func(ctx context.Context) bool {
+			ok, _ := r.Env.HealthStatus(ctx)
+			return ok
+		})
+		if errors.Is(err, errGiveUp) {
+			_, codes := r.Env.HealthStatus(ctx)
+			r.Rec.Event(history.Event{Kind: "note", Name: "not all healthy", Detail: fmt.Sprintf("after %v: %v", within, codes)})
+			return nil
+		}
+		return err
+	}}
+}
+
+// calm waits until the cluster has converged or within ends, and records which; the steps go on.
+func calm(name string, within time.Duration) Step {
+	return Step{"settle: " + name, func(ctx context.Context, r *Run) error {
+		began := time.Now()
+		wctx, cancel := context.WithTimeout(ctx, within)
+		defer cancel()
+		p := observe.WaitConverged(wctx, r.Cluster, observe.Want{})
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+		}
+		r.Rec.Event(history.ConvergedEvent(name, history.Convergence{OK: p.OK, Seconds: time.Since(began).Seconds(), Ready: p.Ready, Buckets: p.Buckets,
+			Replicas: p.Replicas, Current: p.Current, Identical: p.Identical, Why: p.Why}))
+		return nil
+	}}
+}
+
+// streamVanishes: the meta group's snapshot and log disagree after all nodes died at once, and the stream is taken for one that was deleted.
+func streamVanishes() Bug {
+	return Bug{
+		ID: "6888", Title: "an R3 stream vanishes when all nodes are killed and started again", Source: "nats-io/nats-server#6888",
+		Bad: []string{"v2.10.22"}, Clean: []string{"v2.10.23"}, AnySeed: 3,
+		Signs: []Sign{{"stream-known", []string{check.CodeStreamGone}}},
+		Scenario: Scenario{
+			Name: "track-6888", Family: trackFamily, Only: cluster.NATSServer, Seconds: 30,
+			Doc:   "an R3 stream under load, all nodes killed at once and started again in random order: the stream must still be known",
+			Needs: []cluster.Capability{cluster.CapLifecycle},
+			Steps: func(p *Plan) []Step {
+				order := others()
+				p.Rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+				published := 2*time.Second + time.Duration(p.Rand.Int64N(int64(6*time.Second)))
+				steps := []Step{
+					startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), mark("kills"), hold("under load", published),
+					inspect(observedBefore, ordersStream), stopAll(syscall.SIGKILL),
+				}
+				for _, id := range order {
+					steps = append(steps, start(0, id), hold("between two starts", time.Duration(p.Rand.Int64N(int64(2*time.Second)))))
+				}
+				return append(steps, mark("kills-end"), awaitHealthy(healthyWithin), inspect(observedAfter, ordersStream), stopLoad())
+			},
+			Claims: func(r *Run) []reports.Claim {
+				return []reports.Claim{
+					knownStream(ordersStream), streamIntact(30),
+					exercised(check.Preconditions{MinOps: 60, Marks: []string{"kills", "kills-end"}, Drained: []string{ordersStream}}),
+				}
+			},
+		},
+	}
+}
+
+// casNotSerialized: the leader checks the expected revision against what it has stored, not against what it has proposed and not yet stored.
+func casNotSerialized() Bug {
+	return Bug{
+		ID: "4320", Title: "compare-and-set on a replicated bucket is not serialized", Source: "nats-io/nats-server#4320",
+		Bad: []string{"v2.9.20"}, Clean: []string{"v2.9.25"},
+		Signs: []Sign{{"cas-serialized", []string{check.CodeCASViolation}}},
+		Scenario: Scenario{
+			Name: "track-4320", Family: trackFamily, Only: cluster.NATSServer, Seconds: 40,
+			Doc:   "eight clients compare and set five keys of an R3 bucket, without any fault: each revision may be replaced once",
+			Needs: []cluster.Capability{cluster.CapLifecycle},
+			Steps: func(*Plan) []Step {
+				return []Step{startApart(), converge("first start"), settleRoutes(), loadUp(casLoad(casClients, casKeys, casRate)), hold("no fault at all", casFor), stopLoad()}
+			},
+			Claims: func(*Run) []reports.Claim {
+				return []reports.Claim{
+					claim("cas-serialized", "No two acked updates of a key expected the same revision.", check.CASSerialized{Target: ordersBucket, MinAcked: 200}),
+					exercised(check.Preconditions{MinOps: 500, Drained: []string{ordersBucket}}),
+				}
+			},
+		},
+	}
+}
+
+// casLoad mostly compares and sets.
+func casLoad(clients, keys int, rate float64) *workload.KV {
+	return &workload.KV{Target: ordersBucket, Replicas: 3, Clients: clients, Keys: keys, Rate: rate, Mix: workload.Mix{Create: 1, Update: 20}, Timeout: opTimeout}
+}
+
+// churn kills one random node after the other, down for some time, and never waits for health.
+func churn(p *Plan, within, down time.Duration, every func() time.Duration) (steps []Step, kills int) {
+	ids := others()
+	for at := time.Duration(0); at < within; kills++ {
+		period := every()
+		at += period
+		name := fmt.Sprintf("churn-%d", kills+1)
+		steps = append(steps, inject(name, faults.Kill, faults.Named(ids[p.Rand.IntN(len(ids))])), hold("one node down", down), heal(name), hold("not waiting for health", max(0, period-down)))
+	}
+	return steps, kills
+}
+
+// streamForgotten: a node that is killed while it catches up with the meta group comes back with an old picture of it, and leads.
+func streamForgotten() Bug {
+	kills := 0
+	return Bug{
+		ID: "forgotten", Title: "an R3 stream is forgotten when single nodes are killed faster than they catch up", Source: "nats-io/nats-server#5644 and the meta fixes of 2.10.18 to 2.10.23",
+		Bad: []string{"v2.10.17"}, Clean: []string{"v2.10.23"}, AnySeed: 3,
+		Signs: []Sign{{"stream-known", []string{check.CodeStreamGone, check.CodeStreamReset}}},
+		Scenario: Scenario{
+			Name: "track-forgotten", Family: trackFamily, Only: cluster.NATSServer, Seconds: 90,
+			Doc:   "one random node killed every 1.5 s and started 0.5 s later, never waiting for health: the stream must still be known",
+			Needs: []cluster.Capability{cluster.CapLifecycle},
+			Steps: func(p *Plan) []Step {
+				load := streamLoad()
+				load.Publishers = 8
+				steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(50, opsWithin), inspect(observedBefore, ordersStream), mark("kills")}
+				var churned []Step
+				churned, kills = churn(p, churnFor, churnDown, func() time.Duration { return churnEvery })
+				steps = append(steps, churned...)
+				return append(steps, mark("kills-end"), awaitHealthy(healthyWithin), inspect(observedAfter, ordersStream), stopLoad())
+			},
+			Claims: func(*Run) []reports.Claim {
+				return []reports.Claim{
+					knownStream(ordersStream), faultsInForce(kills),
+					exercised(check.Preconditions{MinOps: 200, Marks: []string{"kills", "kills-end"}}),
+				}
+			},
+		},
+	}
+}
+
+// kvDiverges: replicas of a bucket become different and stay so.
+func kvDiverges() Bug {
+	kills := 0
+	return Bug{
+		ID: "5644", Title: "replicas of a bucket diverge when single nodes are killed under compare-and-set", Source: "nats-io/nats-server#5644 and its family",
+		Bad: []string{"v2.10.23", "v2.10.17"}, Clean: []string{"v2.10.24"}, AnySeed: 3,
+		Signs: []Sign{
+			{"replicas-alike", []string{check.CodeReplicasDiffer, check.CodeReplicaMissing}},
+			{"cas-serialized", []string{check.CodeCASViolation}},
+			{"kv-durable", []string{check.CodeAckedMissing, check.CodeWrongValue}},
+			{"stream-known", []string{check.CodeStreamGone, check.CodeStreamReset}},
+		},
+		Scenario: Scenario{
+			Name: "track-5644", Family: trackFamily, Only: cluster.NATSServer, Seconds: 110,
+			Doc:   "compare-and-set clients on an R3 bucket while one random node is killed every 1.5 to 3 s: replicas must end alike, with every acked update",
+			Needs: []cluster.Capability{cluster.CapLifecycle},
+			Steps: func(p *Plan) []Step {
+				steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(casLoad(casClients, casKeys, casRate)), moreOps(50, opsWithin),
+					inspect(observedBefore, bucketStream), mark("kills")}
+				var churned []Step
+				churned, kills = churn(p, divergeFor, churnDown, func() time.Duration {
+					return churnEvery + time.Duration(p.Rand.Int64N(int64(churnEvery)))
+				})
+				steps = append(steps, churned...)
+				return append(steps, mark("kills-end"), awaitHealthy(healthyWithin), pauseLoad(), calm("after the kills", calmWithin),
+					inspect(observedAfter, bucketStream), resumeLoad(), stopLoad(), calm("at the end", calmAgain))
+			},
+			Claims: func(*Run) []reports.Claim {
+				return []reports.Claim{
+					claim("replicas-alike", "The three nodes' own files, read offline with every checksum, hold the same messages.",
+						check.ReplicaAgreement{Targets: []string{bucketCopies}, Source: "blocks", Nodes: 3, AllowDeleted: true}),
+					claim("cas-serialized", "No two acked updates of a key expected the same revision.", check.CASSerialized{Target: ordersBucket, MinAcked: 50}),
+					kvDurable(), knownStream(bucketStream), faultsInForce(kills),
+					exercised(check.Preconditions{MinOps: 300, Marks: []string{"kills", "kills-end"}}),
+				}
+			},
+		},
+	}
+}
+
+// bucketStream is the stream behind the data bucket.
+const bucketStream = "KV_" + ordersBucket
