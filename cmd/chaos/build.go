@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"time"
 
 	"github.com/unibus/unibus/docker"
+	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/scenarios/suite"
 	"github.com/unibus/unibus/sut/cluster"
@@ -50,8 +52,60 @@ func (s *session) build(ctx context.Context) error {
 			return usage(err)
 		}
 	}
+	if host.Unavailable() == "" {
+		if s.cfg.PowerFS, err = subject.PowerFS(ctx, opts); err != nil {
+			return usage(err)
+		}
+	}
+	if err := s.buildEarlier(ctx, opts, sub, plain); err != nil {
+		return err
+	}
 	s.note("built %s (%s) in %v", sub, short(sub.Digest), time.Since(began).Round(time.Second))
 	return s.describe(ctx)
+}
+
+// buildEarlier makes what upgrades begin with, if one of the chosen scenarios is one. That it cannot be had is the scenario's NOT RUN, except where
+// the user named a file.
+func (s *session) buildEarlier(ctx context.Context, opts subject.Options, sub, plain cluster.Subject) error {
+	targets := map[cluster.Kind]cluster.Subject{}
+	for _, sc := range s.list {
+		switch {
+		case sc.Upgrade && sc.Control:
+			targets[plain.Kind] = plain
+		case sc.Upgrade:
+			targets[sub.Kind] = sub
+		}
+	}
+	for kind, to := range targets {
+		from, err := s.earlier(ctx, opts, to, kind == sub.Kind)
+		if err != nil {
+			return err
+		}
+		if from.Path == "" {
+			continue
+		}
+		s.cfg.Earlier = append(s.cfg.Earlier, suite.Binary{Subject: from, File: from.Path})
+		s.note("upgrades begin with %s %s (%s)", kind, from.Version, short(from.Digest))
+	}
+	return nil
+}
+
+// earlier is one of them; without a path if it cannot be had.
+func (s *session) earlier(ctx context.Context, opts subject.Options, to cluster.Subject, underTest bool) (cluster.Subject, error) {
+	if s.flags.previous != "" && underTest {
+		from, err := subject.ResolveFile(to.Kind, s.flags.previous)
+		if err != nil {
+			return from, usage(fmt.Errorf("--previous: %w", err))
+		}
+		return from, nil
+	}
+	from, err := subject.Previous(ctx, to, opts)
+	if err == nil {
+		return from, nil
+	}
+	s.cfg.NoUpgrade = err.Error()
+	s.note("no previous build of %s: %v", to.Kind, err)
+	return cluster.Subject{}, ctx.Err()
 }
 
 // describe fills in what proofs say about harness and machine, and makes the images.
@@ -78,7 +132,11 @@ func (s *session) describe(ctx context.Context) error {
 	}
 	defer func() { _ = d.Close() }() // only built images
 	began := time.Now()
-	for _, path := range []string{s.cfg.Subject.File, s.cfg.Plain.File} {
+	paths := []string{s.cfg.Subject.File, s.cfg.Plain.File}
+	for _, e := range s.cfg.Earlier {
+		paths = append(paths, e.File)
+	}
+	for _, path := range paths {
 		if err := d.Prepare(ctx, path); err != nil {
 			return usage(err)
 		}

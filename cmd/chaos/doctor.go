@@ -15,7 +15,6 @@ import (
 	"github.com/unibus/unibus/docker"
 	"github.com/unibus/unibus/faults"
 	"github.com/unibus/unibus/scenarios"
-	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/process"
 	"github.com/unibus/unibus/sut/subject"
 )
@@ -51,7 +50,7 @@ func doctorCmd() *cobra.Command {
 func examine(ctx context.Context) []finding {
 	fs := []finding{toolchain(), tree()}
 	engine, err := docker.Engine(ctx)
-	have := cluster.Capabilities{}
+	have := docker.Missing()
 	backend := docker.Name
 	if err != nil {
 		fs = append(fs, finding{"Docker engine", false, err.Error() + "; scenarios run as child processes on 127.0.0.1"})

@@ -30,6 +30,7 @@ const defaultProcs = 4
 // runFlags is what 'chaos run' takes.
 type runFlags struct {
 	scenario, sut, out, backend, sync string
+	previous                          string // file of the build that upgrades begin with; "" builds one
 	seed                              uint64
 	procs                             int
 	full, json                        bool
@@ -77,6 +78,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.sync, "sync", "", "sync policy of JetStream: always (default) or an interval such as 2m")
 	fl.BoolVar(&f.json, "json", false, "progress and result as JSON lines on standard output")
 	f.addNemesis(fl)
+	fl.StringVar(&f.previous, "previous", "", "binary that upgrades to the system under test begin with, such as the release in production (default: this tree around nats-server "+subject.PreviousServer+")")
 	cmd.PreRun = func(*cobra.Command, []string) { f.seeded = fl.Changed("seed") }
 }
 
