@@ -26,7 +26,7 @@ RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
 .PHONY: bin/chaos help chaos test matrix soak bench verify gate doctor sweep list lint fmt build clean
 
 help: ## this list
-	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make chaos SCENARIO=node-kill SEED=7      one scenario again"
 	@echo "  make chaos SUT=nats-server@v2.15.2        the same faults on plain nats-server"
@@ -54,6 +54,9 @@ soak: bin/chaos ## N rounds of the random nemesis (or SCENARIO=), each on a new 
 
 faults: bin/chaos ## every fault of the catalogue on a real cluster, with what was measured
 	@$(CHAOS) faults --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) $(if $(SEED),--seed $(SEED))
+
+track-record: bin/chaos ## catch published bugs of nats-server again, rewrite the table (BUG=6888)
+	@$(CHAOS) track-record --out $(OUT)/track-record $(if $(BUG),--bug $(BUG)) $(if $(SEED),--seed $(SEED))
 
 bench: bin/chaos ## speed, as ratios measured in one run
 	@$(CHAOS) bench

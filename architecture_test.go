@@ -58,8 +58,10 @@ var onlyImporters = []struct {
 	{"github.com/onsi/ginkgo/", []string{"scenarios/suite"}, "scenarios are values that any runner can run"},
 	{"github.com/onsi/gomega", []string{"scenarios/suite"}, "checkers judge, not assertions"},
 	{"github.com/anishathalye/porcupine", []string{"reports/check"}, "one place searches for linearizations"},
-	{"github.com/nats-io/nats.go", []string{"sut/membershipd", "cmd/membershipd", "scenarios/workload"}, "recording clients are the only clients: an unrecorded operation is missing evidence"},
+	{"github.com/nats-io/nats.go", []string{"sut/membershipd", "cmd/membershipd", "sut/client", "scenarios/workload"}, "recording clients are the only clients: an unrecorded operation is missing evidence; sut/client is what they, and users, are made of"},
+	{"github.com/prometheus/prometheus/", []string{}, "its query engine tests the alert rules; nothing that ships evaluates metrics"},
 	{"github.com/google/nftables", []string{"faults/agent"}, "only the agent touches the kernel's tables"},
+	{"github.com/hanwen/go-fuse/", []string{"faults/powerfs/fusemount"}, "the model of a disk is tested without a kernel; one package binds it to FUSE"},
 	{"testing", []string{}, "product code is not test code"},
 }
 
