@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -46,7 +47,7 @@ func TestVerdict(t *testing.T) {
 		says        string
 	}{
 		"pass":                   {"", []reports.Proof{pass}, nil, nil, nil, false, exitOK, ""},
-		"fail":                   {"", []reports.Proof{pass, fail, open}, nil, nil, nil, false, exitFail, "1 of 14 scenarios failed: quorum-loss"},
+		"fail":                   {"", []reports.Proof{pass, fail, open}, nil, nil, nil, false, exitFail, fmt.Sprintf("1 of %d scenarios failed: quorum-loss", len(daily(t)))},
 		"fail, then interrupted": {"", []reports.Proof{fail}, []string{"x"}, nil, gone, true, exitFail, "quorum-loss"},
 		"inconclusive":           {"", []reports.Proof{pass, open}, nil, nil, nil, false, exitInconclusive, "inconclusive: cold-start"},
 		"interrupted":            {"", []reports.Proof{pass}, []string{"cold-start"}, nil, nil, true, exitInconclusive, "interrupted; the clusters are removed"},
