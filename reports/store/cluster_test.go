@@ -129,6 +129,13 @@ func TestReplicasAgree(t *testing.T) {
 	victim := all[2]
 	victim.stop(syscall.SIGKILL)
 	must(t, os.RemoveAll(victim.dir))
+	s.wait("a leader that lives", func() error { // the victim may have been it
+		info, err := st.Info(bg(t))
+		if err == nil && (info.Cluster.Leader == "" || info.Cluster.Leader == "n3") {
+			err = fmt.Errorf("the leader is %q", info.Cluster.Leader)
+		}
+		return err
+	})
 	s.publish(10, func(int) string { return "r.new" }, 40)
 	victim.launch()
 	victim.connect()

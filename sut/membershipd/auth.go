@@ -95,7 +95,7 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 	}
 	conn := connection{id: c.GetID(), inProcess: isInProcess(c), loopback: isLoopback(c), name: opts.Name}
 	for _, d := range a.directories {
-		g, ok := d.lookup(opts.Nkey, conn)
+		g, ok := admitted(d, opts.Nkey, conn)
 		if !ok {
 			continue
 		}
@@ -106,13 +106,29 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 		}
 		c.RegisterUser(&server.User{Username: opts.Nkey, Account: account, Permissions: g.permissions})
 		a.outcome(true)
-		if d, ok := d.(admitter); ok {
-			return d.admit(g, conn)
-		}
 		return true
 	}
 	a.outcome(false)
 	return false
+}
+
+// admitTries is how often what a user may is looked up for one login: it may change while the connection is noted, and that is no reason to refuse
+// somebody who is known. A user who changes faster than that is refused, and dials again.
+const admitTries = 5
+
+// admitted looks the key up and, where that has to be, notes the connection before its permissions take effect.
+func admitted(d directory, publicKey string, conn connection) (grant, bool) {
+	noted, notes := d.(admitter)
+	for range admitTries {
+		g, ok := d.lookup(publicKey, conn)
+		if !ok {
+			return grant{}, false
+		}
+		if !notes || noted.admit(g, conn) {
+			return g, true
+		}
+	}
+	return grant{}, false
 }
 
 // provesKey checks that the client signed this connection's nonce with the seed of that public key.
