@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -456,7 +457,14 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	routed := routeIDs(t, one.srv)
+	var routed []string
+	since := time.Now()
+	eventually(t, "routes that have settled: the pool's, and one for the system account", func() bool {
+		if now := routeIDs(t, one.srv); !slices.Equal(now, routed) {
+			routed, since = now, time.Now()
+		}
+		return len(routed) > 3 && time.Since(since) > time.Second
+	})
 
 	both := []*peer{one, two}
 	loaded := func(n uint64) func() bool {
@@ -491,7 +499,7 @@ func TestRotation(t *testing.T) {
 	if line, err := speaks(routes[0], &tls.Config{RootCAs: fresh.routes.Pool(), ServerName: "127.0.0.1", Certificates: []tls.Certificate{l.tlsOf(l.issue(fresh.routes, pki.Request{}))}}); err != nil {
 		t.Errorf("a node of the new authority: %q, %v", line, err)
 	}
-	if now := routeIDs(t, one.srv); now != routed {
+	if now := routeIDs(t, one.srv); !slices.Equal(now, routed) {
 		t.Errorf("routes were %s and are %s", routed, now)
 	}
 	select {
@@ -524,7 +532,7 @@ func TestRotation(t *testing.T) {
 }
 
 // routeIDs tells one set of routes from another.
-func routeIDs(t *testing.T, s *server.Server) string {
+func routeIDs(t *testing.T, s *server.Server) []string {
 	t.Helper()
 	z, err := s.Routez(nil)
 	if err != nil {
@@ -534,7 +542,8 @@ func routeIDs(t *testing.T, s *server.Server) string {
 	for _, r := range z.Routes {
 		ids = append(ids, fmt.Sprint(r.Rid))
 	}
-	return strings.Join(ids, " ")
+	slices.Sort(ids)
+	return ids
 }
 
 func TestRendezvousIsMutual(t *testing.T) {
