@@ -88,15 +88,7 @@ func (f *skew) Heal(ctx context.Context, c cluster.Cluster) error {
 
 // InForce asks each victim for the time, and its agent for the lease.
 func (f *skew) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
-	nodes, err := f.nodes(c)
-	if err != nil {
-		return Observation{}, err
-	}
-	found, err := ask(nodes, func(n cluster.Node) (finding, error) { return f.look(ctx, n) })
-	if err != nil {
-		return Observation{}, err
-	}
-	return summarize(f.victims, found), nil
+	return f.observe(ctx, c, f.look)
 }
 
 func (f *skew) look(ctx context.Context, n cluster.Node) (finding, error) {

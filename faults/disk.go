@@ -213,18 +213,9 @@ func (d *disk) Needs() []cluster.Capability { return []cluster.Capability{cluste
 
 // Inject is refused as a whole while one of the victims runs.
 func (d *disk) Inject(ctx context.Context, c cluster.Cluster) error {
-	victims, err := d.nodes(c)
+	victims, err := d.stopped(ctx, c, "damage "+d.place.name+" of")
 	if err != nil {
 		return err
-	}
-	now, err := states(ctx, victims)
-	if err != nil {
-		return err
-	}
-	for _, v := range victims {
-		if now[v.ID()].Running {
-			return nodeError(v.ID(), "damage "+d.place.name+" of", cluster.ErrRunning)
-		}
 	}
 	others := d.filesOf(ctx, without(c, d.victims))
 	done, err := ask(victims, func(n cluster.Node) (cluster.Edited, error) { return d.damageOne(ctx, n) })

@@ -68,15 +68,7 @@ func (f *starve) Heal(ctx context.Context, c cluster.Cluster) error { return f.l
 // InForce reads the kernel's count: in force means that there is a limit and that the daemon has run into it since the last look. One that has
 // nothing to do is not starved.
 func (f *starve) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
-	nodes, err := f.nodes(c)
-	if err != nil {
-		return Observation{}, err
-	}
-	found, err := ask(nodes, func(n cluster.Node) (finding, error) { return f.look(ctx, n) })
-	if err != nil {
-		return Observation{}, err
-	}
-	return summarize(f.victims, found), nil
+	return f.observe(ctx, c, f.look)
 }
 
 func (f *starve) look(ctx context.Context, n cluster.Node) (finding, error) {

@@ -55,6 +55,37 @@ func (t target) nodes(c cluster.Cluster) ([]cluster.Node, error) {
 	return out, nil
 }
 
+// stopped finds the victims, and is an error while one of them runs: doing says what it stands in the way of.
+func (t target) stopped(ctx context.Context, c cluster.Cluster, doing string) ([]cluster.Node, error) {
+	victims, err := t.nodes(c)
+	if err != nil {
+		return nil, err
+	}
+	now, err := states(ctx, victims)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range victims {
+		if now[v.ID()].Running {
+			return nil, nodeError(v.ID(), doing, cluster.ErrRunning)
+		}
+	}
+	return victims, nil
+}
+
+// observe looks at every victim and makes one observation of what was found.
+func (t target) observe(ctx context.Context, c cluster.Cluster, look func(context.Context, cluster.Node) (finding, error)) (Observation, error) {
+	victims, err := t.nodes(c)
+	if err != nil {
+		return Observation{}, err
+	}
+	found, err := ask(victims, func(n cluster.Node) (finding, error) { return look(ctx, n) })
+	if err != nil {
+		return Observation{}, err
+	}
+	return summarize(t.victims, found), nil
+}
+
 // without returns the cluster's nodes that are not excluded.
 func without(c cluster.Cluster, exclude []cluster.NodeID) []cluster.Node {
 	return slices.DeleteFunc(slices.Clone(c.Nodes()), func(n cluster.Node) bool { return slices.Contains(exclude, n.ID()) })

@@ -33,18 +33,9 @@ func (w *wipe) Needs() []cluster.Capability { return []cluster.Capability{cluste
 
 // Inject is refused as a whole while one of the victims runs.
 func (w *wipe) Inject(ctx context.Context, c cluster.Cluster) error {
-	victims, err := w.nodes(c)
+	victims, err := w.stopped(ctx, c, "wipe")
 	if err != nil {
 		return err
-	}
-	now, err := states(ctx, victims)
-	if err != nil {
-		return err
-	}
-	for _, v := range victims {
-		if now[v.ID()].Running {
-			return nodeError(v.ID(), "wipe", cluster.ErrRunning)
-		}
 	}
 	others, err := ask(without(c, w.victims), usage(ctx))
 	if err != nil {
