@@ -208,8 +208,6 @@ func harden(h *container.HostConfig) {
 	h.ReadonlyRootfs = true
 }
 
-// mounts puts the volume at the same place in daemon and agent. Both images have the same folders there, so that it does not matter whose
-// the engine copies into the empty volume.
 // mounts puts the volume in place. Only the daemon's image fills it when it is new: two containers that are made at the same time would
 // both do it, and one of them would find the other's folders in its way.
 func (p *pod) mounts(h *container.HostConfig, fill bool) {
