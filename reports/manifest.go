@@ -26,6 +26,9 @@ const (
 // judgementFiles are written after the evidence was sealed; everything else in a bundle is evidence.
 var judgementFiles = []string{ProofFile, ReportFile, JUnitFile}
 
+// AttestationFile is the signature of a bundle that somebody signed. It is about the manifest, and so not in it.
+const AttestationFile = "attestation.sigstore.json"
+
 // manifest is path -> sha256 in hex. The file has the form that `sha256sum -c MANIFEST` reads, sorted by path.
 type manifest map[string]string
 
@@ -57,6 +60,35 @@ func (m manifest) without(paths ...string) manifest {
 func (m manifest) digest() string {
 	s := sha256.Sum256(m.text())
 	return "sha256:" + hex.EncodeToString(s[:])
+}
+
+// ManifestDigest is the "sha256:<hex>" of a finished bundle's manifest, which pins every file of the bundle.
+func ManifestDigest(dir string) (string, error) {
+	m, err := readManifest(dir)
+	if err != nil {
+		return "", err
+	}
+	return m.digest(), nil
+}
+
+// ErrUnsigned is wrapped by ReadAttestation for a bundle that nobody signed.
+var ErrUnsigned = errors.New("the bundle is not signed")
+
+// ReadAttestation reads a bundle's signature; what it says is for package attest to find out.
+func ReadAttestation(dir string) ([]byte, error) {
+	b, err := readSmall(dir, AttestationFile)
+	if errors.Is(err, ErrIncomplete) {
+		return nil, fmt.Errorf("%w: %s is missing", ErrUnsigned, AttestationFile)
+	}
+	return b, err
+}
+
+// WriteAttestation puts a signature beside a bundle's manifest, over an earlier one.
+func WriteAttestation(dir string, file []byte) error {
+	if err := writeFile(filepath.Join(dir, AttestationFile), file); err != nil {
+		return fmt.Errorf("write %s: %w", AttestationFile, err)
+	}
+	return nil
 }
 
 // readManifest reads and checks the manifest's form: no path may leave the bundle, nothing is named twice, sorted.
@@ -104,8 +136,8 @@ func plainPath(p string) error {
 		return fmt.Errorf("path %q does not stay in the bundle", p)
 	case strings.ContainsAny(p, "\\\n\r\x00"):
 		return fmt.Errorf("path %q has a character that manifests cannot hold", p)
-	case p == ManifestFile:
-		return errors.New("the manifest cannot name itself")
+	case p == ManifestFile || p == AttestationFile:
+		return fmt.Errorf("the manifest cannot name %s", p)
 	}
 	return nil
 }
@@ -123,7 +155,7 @@ func listTree(dir string) ([]string, error) {
 		}
 		rel = filepath.ToSlash(rel)
 		switch {
-		case d.IsDir() || rel == ManifestFile && d.Type().IsRegular():
+		case d.IsDir() || (rel == ManifestFile || rel == AttestationFile) && d.Type().IsRegular():
 			return nil
 		case !d.Type().IsRegular():
 			return fmt.Errorf("%w: %s is not a plain file (%s)", ErrTampered, rel, d.Type())

@@ -61,6 +61,20 @@ func badInputs(t *testing.T) map[string]badInput {
 		return dir
 	}
 	good, noProof, noHistory, noManifest := bundle("good"), bundle("p", reports.ProofFile), bundle("h", reports.HistoryFile), bundle("m", reports.ManifestFile)
+	private := filepath.Join(tmp, "proof.key")
+	if said := inProcess(t, "keygen", private); said.code != exitOK {
+		t.Fatalf("keygen: %s", said.err)
+	}
+	public := private + publicSuffix
+	pub, err := os.ReadFile(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exposed := write(t, "x", tmp, "exposed.key")
+	wrongHalf := write(t, string(pub), tmp, "wrong-half.key")
+	if err := os.Chmod(wrongHalf, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	noop := func(more ...string) []string { return append([]string{"run", "--scenario", "noop-faults"}, more...) }
 	return map[string]badInput{
 		"command":             {[]string{"frobnicate"}, `unknown command "frobnicate"`},
@@ -109,6 +123,19 @@ func badInputs(t *testing.T) map[string]badInput {
 		"gate cut proof":      {[]string{"gate", noProof}, "gate: bad-proof"},
 		"gate cut history":    {[]string{"gate", noHistory}, "gate: bad-proof"},
 		"gate cut manifest":   {[]string{"gate", noManifest}, "gate: bad-proof"},
+		"verify no key":       {[]string{"verify", "--key", filepath.Join(tmp, "none.pub"), good}, "read key"},
+		"verify unsigned":     {[]string{"verify", "--key", public, good}, "1 of 1 bundles cannot be trusted"},
+		"gate unsigned":       {[]string{"gate", "--key", public, good}, "gate: bad-proof"},
+		"gate half a sign":    {[]string{"gate", "--sign", file, good}, "go together"},
+		"gate key is junk":    {[]string{"gate", "--key", file, good}, "the key cannot be used"},
+		"sign nothing":        {[]string{"sign"}, "name --key FILE"},
+		"sign exposed key":    {[]string{"sign", "--key", exposed, good}, "can be read by others"},
+		"sign public key":     {[]string{"sign", "--key", wrongHalf, good}, "the key cannot be used"},
+		"sign cut proof":      {[]string{"sign", "--key", private, noProof}, "1 of 1 bundles cannot be trusted"},
+		"keygen nothing":      {[]string{"keygen"}, "name one file"},
+		"keygen over a file":  {[]string{"keygen", private}, "file exists"},
+		"admit nothing":       {[]string{"admit"}, "name --key, --subject and one statement"},
+		"admit junk":          {[]string{"admit", "--key", public, "--subject", file, file}, "the attestation cannot be read"},
 		"report nothing":      {[]string{"report"}, "name one bundle"},
 		"report no folder":    {[]string{"report", filepath.Join(tmp, "none")}, "is not a folder"},
 		"report cut history":  {[]string{"report", noHistory}, "history"},

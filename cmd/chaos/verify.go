@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,22 +9,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/reports/attest"
 	"github.com/unibus/unibus/reports/gate"
 )
 
 // verifyCmd checks bundles: digests, then the verdicts against the recorded evidence.
 func verifyCmd() *cobra.Command {
 	var asJSON bool
+	var keys []string
 	cmd := &cobra.Command{
 		Use:   "verify DIR...",
 		Short: "Check proof bundles: every digest, and every verdict by judging the recorded history again",
 		Long: `Checks each bundle (or each bundle directly below DIR): all files are there, none is extra, every digest is right, the
 history decodes, and judging it again gives exactly the verdicts, figures and controls of proof.json.
 
+With --key each bundle must also be signed ('chaos sign') by one of the keys.
+
 It says whether a proof is sound, not whether it is good: a sound proof may be of a failure. Use gate for that.
 
 Exit code 0: all sound. 2: at least one is not, or is not there.`,
-		Example: "  chaos verify proofs/node-kill\n  chaos verify --json proofs",
+		Example: "  chaos verify proofs/node-kill\n  chaos verify --json proofs\n  chaos verify --key proof.key.pub proofs",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return exitf(exitUsage, "verify: name at least one bundle, or a folder of bundles")
@@ -32,18 +37,28 @@ Exit code 0: all sound. 2: at least one is not, or is not there.`,
 			if err != nil {
 				return exitf(exitUsage, "verify: %w", err)
 			}
-			return verifyBundles(cmd.OutOrStdout(), dirs, asJSON)
+			trusted, err := publicKeys(keys)
+			if err != nil {
+				return exitf(exitUsage, "verify: %w", err)
+			}
+			return verifyBundles(cmd.OutOrStdout(), dirs, trusted, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key that must have signed each bundle; more than once: any of them")
 	return cmd
 }
 
-func verifyBundles(w io.Writer, dirs []string, asJSON bool) error {
+func verifyBundles(w io.Writer, dirs []string, trusted []ed25519.PublicKey, asJSON bool) error {
 	var reps []reports.VerifyReport
 	bad := 0
 	for _, dir := range dirs {
 		rep, err := reports.Verify(dir)
+		if err == nil && len(trusted) > 0 {
+			if err = attest.SignedBundle(dir, *rep.Proof, trusted...); err != nil {
+				rep.OK, rep.Problems = false, []string{err.Error()}
+			}
+		}
 		if err != nil {
 			bad++
 		}

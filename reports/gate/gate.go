@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/reports/attest"
 	"github.com/unibus/unibus/reports/check"
 )
 
@@ -66,12 +68,15 @@ type Finding struct {
 
 // Decision is what the gate found.
 type Decision struct {
-	Outcome  Outcome   `json:"outcome"`
-	Exit     int       `json:"exit"`
-	Policy   string    `json:"policy"`
-	Subject  string    `json:"subject,omitempty"` // digest that all counted proofs speak of
-	Bundles  int       `json:"bundles"`
-	Findings []Finding `json:"findings"`
+	Outcome Outcome `json:"outcome"`
+	Exit    int     `json:"exit"`
+	Policy  string  `json:"policy"`
+	Subject string  `json:"subject,omitempty"` // digest that all counted proofs speak of
+	// SubjectKind is what that binary is: "membershipd".
+	SubjectKind string    `json:"subject_kind,omitempty"`
+	Bundles     int       `json:"bundles"`
+	Counted     []string  `json:"counted,omitempty"` // folders of the bundles that were sound and that the policy lets count
+	Findings    []Finding `json:"findings"`
 }
 
 func (d *Decision) add(what string, o Outcome, format string, args ...any) {
@@ -131,8 +136,15 @@ func SubjectDigest(arg string) (digest string, err error) {
 	return "sha256:" + hex.EncodeToString(s.Sum(nil)), nil
 }
 
-// Decide verifies every bundle and holds them against the policy. now is the time that max_age counts from.
-func Decide(p Policy, dirs []string, now time.Time) Decision {
+// Digest is the "sha256:<hex>" of a policy's file.
+func Digest(policy []byte) string {
+	s := sha256.Sum256(policy)
+	return "sha256:" + hex.EncodeToString(s[:])
+}
+
+// Decide verifies every bundle and holds them against the policy. now is the time that max_age counts from. With keys a bundle that none of
+// them signed is a bad proof.
+func Decide(p Policy, dirs []string, now time.Time, keys ...ed25519.PublicKey) Decision {
 	d := Decision{Policy: p.Name, Bundles: len(dirs), Findings: []Finding{}}
 	if err := p.check(); err != nil {
 		d.add("policy", BadProof, "%v", err)
@@ -142,8 +154,11 @@ func Decide(p Policy, dirs []string, now time.Time) Decision {
 		d.add("bundles", BadProof, "There is no proof to look at.")
 		return d.conclude()
 	}
-	ps := d.verifyAll(dirs)
+	ps := d.verifyAll(dirs, keys)
 	ps = d.admit(p, ps, now)
+	for _, x := range ps {
+		d.Counted = append(d.Counted, x.dir)
+	}
 	d.oneSubject(ps)
 	used := map[*proof]bool{}
 	for _, r := range p.Require {
@@ -179,13 +194,19 @@ type proof struct {
 	reports.Proof
 }
 
-func (d *Decision) verifyAll(dirs []string) []*proof {
+func (d *Decision) verifyAll(dirs []string, keys []ed25519.PublicKey) []*proof {
 	var ps []*proof
 	for _, dir := range dirs {
 		rep, err := reports.Verify(dir)
 		if err != nil {
 			d.add(dir, BadProof, "%s", strings.Join(rep.Problems, "; "))
 			continue
+		}
+		if len(keys) > 0 {
+			if err := attest.SignedBundle(dir, *rep.Proof, keys...); err != nil {
+				d.add(dir, BadProof, "%v", err)
+				continue
+			}
 		}
 		ps = append(ps, &proof{dir, *rep.Proof})
 	}
@@ -229,6 +250,7 @@ func (d *Decision) oneSubject(ps []*proof) {
 	found := map[string]int{}
 	for _, x := range ps {
 		if x.Evidence.Variant == "" {
+			d.SubjectKind = x.Evidence.Subject.Kind
 			found[x.Evidence.Subject.Digest]++
 		}
 	}
