@@ -528,6 +528,9 @@ func TestProofIsDemanded(t *testing.T) {
 			d.refused("needs a reason", "deploy-cluster.sh", append(args, "--without-proof", "because")...)
 			d.refused("needs a reason", "deploy-cluster.sh", append(args, "--without-proof", "two lines\nof reason")...)
 			d.refused("exclude each other", "deploy-cluster.sh", append(args, "--proof", d.dir, "--without-proof", "a good reason")...)
+			d.refused("exclude each other", "deploy-cluster.sh", append(args, "--statement", d.dir, "--without-proof", "a good reason")...)
+			d.refused("exclude each other", "deploy-cluster.sh", append(args, "--statement", d.dir, "--proof", d.dir)...)
+			d.refused("needs --proof-key", "deploy-cluster.sh", append(args, "--statement", d.dir)...)
 		}
 	}
 }
@@ -552,6 +555,23 @@ func TestTheProofMustBeOfTheBinary(t *testing.T) {
 	args := func(binary string, more ...string) []string {
 		return append([]string{"install", "--nodes", d.nodes, "--secrets", d.certs, "--chaos", chaos, "--binary", binary, "--proof", proof}, more...)
 	}
+	key, statement := filepath.Join(d.dir, "proof.key"), filepath.Join(d.dir, "gate.json")
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), chaos, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	run("keygen", key)
+	d.refused("the bundle is not signed", "deploy-cluster.sh", args(binary, "--policy", policy, "--proof-key", key+".pub", "--yes")...)
+	run("sign", "--key", key, proof)
+	run("gate", "--policy", policy, "--sign", key, "--statement", statement, proof)
+	stated := func(binary string) []string {
+		return []string{"install", "--nodes", d.nodes, "--secrets", d.certs, "--chaos", chaos, "--binary", binary, "--statement", statement, "--proof-key", key + ".pub"}
+	}
+	d.refused("another binary", "deploy-cluster.sh", append(stated(other), "--yes")...)
+	d.must("deploy-cluster.sh", stated(binary)...)
+	d.must("deploy-cluster.sh", args(binary, "--policy", policy, "--proof-key", key+".pub")...)
 	d.refused("the gate does not pass", "deploy-cluster.sh", args(other, "--policy", policy, "--yes")...)
 	d.refused("the gate does not pass", "deploy-cluster.sh", args(binary, "--yes")...) // the built-in policy wants more than one scenario
 	d.must("deploy-cluster.sh", args(binary, "--policy", policy, "--yes")...)

@@ -27,6 +27,8 @@ Options:
   --binary FILE           the membershipd to install (default: built from this source tree, the way the harness builds it)
   --proof DIR             bundles of 'chaos run', or a folder of them; may be given more than once. 'chaos gate' must pass for the very binary
                           that is installed.
+  --statement FILE        instead of --proof: what 'chaos gate --sign' wrote elsewhere for this binary; needs --proof-key
+  --proof-key FILE        public key that must have signed the bundles, or the statement; may be given more than once
   --policy FILE           policy for the gate (default: its built-in one)
   --chaos FILE            the chaos command (default: bin/chaos of this source tree, or the one on PATH)
   --without-proof REASON  install without; REASON is logged on every host
@@ -43,16 +45,19 @@ readonly prefix=/opt/unibus unit=membershipd-cluster.service
 tree=$(cd "$here/../../.." && pwd)
 readonly tree
 action='' nodes_file='' secrets=$here/secrets binary='' policy='' chaos='' reason='' wait_seconds=120
-declare -a proofs=() only=()
+statement=''
+declare -a proofs=() keys=() only=()
 while (($#)); do
 	case $1 in
-	--nodes | --secrets | --binary | --proof | --policy | --chaos | --without-proof | --ssh-config | --wait)
+	--nodes | --secrets | --binary | --proof | --statement | --proof-key | --policy | --chaos | --without-proof | --ssh-config | --wait)
 		(($# > 1)) || usage_error "$1 needs a value"
 		case $1 in
 		--nodes) nodes_file=$2 ;;
 		--secrets) secrets=$2 ;;
 		--binary) binary=$2 ;;
 		--proof) proofs+=("$2") ;;
+		--statement) statement=$2 ;;
+		--proof-key) keys+=(--key "$2") ;;
 		--policy) policy=$2 ;;
 		--chaos) chaos=$2 ;;
 		--without-proof) reason=$2 ;;
@@ -118,18 +123,28 @@ find_chaos() {
 
 check_proof() {
 	if [[ -n $reason ]]; then
-		((${#proofs[@]} == 0)) || usage_error "--proof and --without-proof exclude each other"
+		[[ ${#proofs[@]} == 0 && -z $statement ]] || usage_error "--proof, --statement and --without-proof exclude each other"
 		[[ $reason =~ ^[[:print:]]*[^[:space:]][[:print:]]*$ && ${#reason} -ge 8 && ${#reason} -le 500 ]] ||
 			die "--without-proof needs a reason: one line, 8 to 500 characters"
 		provenance="WITHOUT PROOF: $reason"
 		say "$provenance"
 		return
 	fi
-	((${#proofs[@]})) || die "a proof is demanded: --proof DIR with bundles about sha256:$digest, or --without-proof REASON"
+	local -a ask=()
+	if [[ -n $statement ]]; then
+		((${#proofs[@]} == 0)) || usage_error "--proof, --statement and --without-proof exclude each other"
+		((${#keys[@]})) || usage_error "--statement needs --proof-key: without a key anybody could have made it"
+		ask=(admit "${keys[@]}" --subject "$binary" "$statement")
+	else
+		((${#proofs[@]})) || die "a proof is demanded: --proof DIR with bundles about sha256:$digest, --statement FILE, or --without-proof REASON"
+		ask=(gate "${keys[@]+"${keys[@]}"}" --subject "$binary")
+		[[ -z $policy ]] || ask+=(--policy "$policy")
+		ask+=("${proofs[@]}")
+	fi
 	find_chaos
-	say "asking the gate: $chaos gate --subject $binary ${policy:+--policy $policy }${proofs[*]}"
-	"$chaos" gate --subject "$binary" ${policy:+--policy "$policy"} "${proofs[@]}" >"$work/gate" || {
-		sed 's/^/    /' "$work/gate" >&2
+	say "asking the gate: $chaos ${ask[*]}"
+	"$chaos" "${ask[@]}" >"$work/gate" 2>"$work/gate.err" || {
+		sed 's/^/    /' "$work/gate" "$work/gate.err" >&2
 		die "the gate does not pass sha256:$digest: nothing is installed"
 	}
 	tail -n 1 "$work/gate"
