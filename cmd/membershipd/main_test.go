@@ -63,7 +63,7 @@ func TestExitCodes(t *testing.T) {
 		{"setting put a b --expect -1 --nkey-file " + private, exitUsage, "not negative"},
 		{"setting get " + nobody + " --nkey-file " + private, exitUsage, "accepts 1 arg"},
 		{"scale --nkey-file " + private, exitUsage, "--replicas is required"},
-		{"user", exitUsage, "one of add, list, show"},
+		{"user", exitUsage, "one of add, import, list, show"},
 		{"user dance", exitUsage, "unknown command"},
 		{"user add", exitUsage, "accepts 1 arg"},
 		{"user add alice --nkey-file " + private, exitUsage, "--nkey and --role are required"},

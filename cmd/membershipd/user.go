@@ -44,7 +44,7 @@ func newUser(getenv func(string) string) *cobra.Command {
 	return newGroup("user", "Add, show and change users", `Add, show and change users. A user is a name, a public nkey and a role; the seed of the key never leaves its owner.
 Any node takes any command. When a change is answered it is on disk on a majority of the nodes, and the answer says on which nodes it is in force.
 Who may: a user with the role "admin", a key with "admin" in the static keys file, or the first admin of a seed file. Every change is audited.`, t,
-		newUserAdd(t, getenv), newUserList(t, getenv), newUserShow(t, getenv),
+		newUserAdd(t, getenv), newUserImport(t, getenv), newUserList(t, getenv), newUserShow(t, getenv),
 		newUserChange(t, getenv, "disable", "Take a user's access away; the record stays", "is disabled", (*control.Client).DisableUser),
 		newUserChange(t, getenv, "enable", "Give a disabled user access again", "is enabled", (*control.Client).EnableUser),
 		newUserRotate(t, getenv), newUserSetRole(t, getenv))

@@ -137,7 +137,7 @@ func (a *api) userImport(ctx context.Context, who caller, data []byte) (any, err
 	for resp.Done < len(req.Users) && err == nil {
 		part := req.Users[resp.Done:min(resp.Done+importChain, len(req.Users))]
 		var n int
-		n, err = a.importPart(ctx, who, part, &resp.Change)
+		n, err = a.importPart(ctx, who, part, &resp)
 		resp.Done += n
 	}
 	release()
@@ -156,7 +156,7 @@ func (a *api) userImport(ctx context.Context, who caller, data []byte) (any, err
 }
 
 // importPart writes users until one is refused, and returns how many of them, from the first on, are there.
-func (a *api) importPart(ctx context.Context, who caller, users []control.UserAddRequest, change *control.Change) (int, error) {
+func (a *api) importPart(ctx context.Context, who caller, users []control.UserAddRequest, resp *control.UserImportResponse) (int, error) {
 	for {
 		revisions, _ := a.plane.index.Revisions()
 		revision := revisions[access.Users]
@@ -168,12 +168,12 @@ func (a *api) importPart(ctx context.Context, who caller, users []control.UserAd
 				}
 				continue
 			}
-			change.Revision = max(change.Revision, revision)
+			resp.Revision = max(resp.Revision, revision)
 			return len(ends), refused
 		}
 		written, last, err := a.js.publishChain(ctx, msgs)
 		if written > 0 {
-			change.Revision, change.Changed = last, true
+			resp.Revision, resp.Changed, resp.Added = last, true, resp.Added+written
 			a.follow[access.Users].hint(last)
 			a.plane.announce(a.js.nc, revisionOf(access.Users, last))
 			a.wrote()

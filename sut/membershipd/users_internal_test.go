@@ -200,22 +200,34 @@ func (c *inProcess) testImport(t *testing.T, admin *control.Client) {
 		_, pub := userKey(t)
 		users = append(users, control.UserAddRequest{Name: fmt.Sprintf("import-%04d", i), Key: pub, Role: "member"})
 	}
-	done := 0
-	for done < n { // a slow machine may need more than one request
-		resp, err := admin.ImportUsers(t.Context(), users[done:])
-		if err != nil {
-			t.Fatalf("import: %+v, %v", resp, err)
-		}
-		done += resp.Done
+	half, err := admin.ImportUsers(t.Context(), users[:n/2])
+	if err != nil || half.Done == 0 || half.Added != half.Done || !half.Changed {
+		t.Fatalf("the first half: %+v, %v", half, err)
 	}
+	steps := 0
+	all, err := admin.ImportAll(t.Context(), users, control.ImportOptions{Progress: func(int) { steps++ }}) // half of them are there already
+	if err != nil || all.Decided != n || all.Added != n-half.Done || all.Refused != 0 || steps == 0 {
+		t.Fatalf("all: %+v after %d steps, %v", all, steps, err)
+	}
+	wantEverywhere(t, all.Change)
 	resp, err := c.api(c.admin, 1).ImportUsers(t.Context(), users[:100])
-	if err != nil || resp.Done != 100 || resp.Changed {
+	if err != nil || resp.Done != 100 || resp.Changed || resp.Added != 0 {
 		t.Errorf("the same again: %+v, %v", resp, err)
 	}
-	bad := slices.Clone(users[:3])
+	bad := slices.Clone(users[:4])
 	bad[2].Key = users[5].Key
 	if resp, err = admin.ImportUsers(t.Context(), bad); err != nil || resp.Done != 2 || resp.Error == nil || resp.Error.Code != control.Conflict {
 		t.Errorf("with a conflict in the middle: %+v, %v", resp, err)
+	}
+	all, err = admin.ImportAll(t.Context(), bad, control.ImportOptions{})
+	wantControl(t, err, control.Conflict)
+	if all.Decided != 2 {
+		t.Errorf("stopped at a conflict: %+v", all)
+	}
+	var refused []int
+	all, err = admin.ImportAll(t.Context(), bad, control.ImportOptions{Refused: func(i int, _ *control.Error) { refused = append(refused, i) }})
+	if err != nil || all.Decided != 4 || all.Refused != 1 || !slices.Equal(refused, []int{2}) {
+		t.Errorf("past a conflict: %+v, refused %v, %v", all, refused, err)
 	}
 	page, err := admin.UsersPage(t.Context(), control.PageRequest{Prefix: "import-", Limit: 500})
 	if err != nil || len(page.Users) != 500 || page.Next != "import-0499" {

@@ -64,6 +64,9 @@ var skeletonOf = strings.NewReplacer("0", "o", "1", "l", "_", "-")
 // CheckKey wants a public user nkey.
 func CheckKey(key string) error {
 	if !nkeys.IsValidPublicUserKey(key) {
+		if strings.HasPrefix(key, "S") {
+			return invalid("this is no public user nkey (U...) but a seed, or the beginning of one: it is its owner's secret") // and not to be repeated
+		}
 		if len(key) > 64 {
 			key = key[:64] + "..."
 		}

@@ -62,10 +62,11 @@ type UserImportRequest struct {
 	Users []UserAddRequest `json:"users"`
 }
 
-// UserImportResponse tells how many of the users, from the first on, are there now. Error is why the next one is not.
+// UserImportResponse tells how many of the users, from the first on, are there now, and how many of those were not before. Error is why the next one is not.
 type UserImportResponse struct {
 	Change
 	Done  int    `json:"done"`
+	Added int    `json:"added"`
 	Error *Error `json:"error,omitempty"`
 }
 
