@@ -11,6 +11,7 @@ OUT ?= proofs
 PROCS ?= 4
 FULL ?=
 BACKEND ?= auto
+SHARD ?=
 # The random nemesis (SCENARIO=nemesis) and the soak.
 FOR ?=
 ANY ?=
@@ -21,7 +22,7 @@ SUTS ?= membershipd,nats-server@v2.15.2
 CHAOS = bin/chaos
 RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
 	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full) \
-	$(if $(FOR),--for $(FOR)) $(if $(ANY),--any) $(if $(KEEP),--keep $(KEEP))
+	$(if $(FOR),--for $(FOR)) $(if $(ANY),--any) $(if $(KEEP),--keep $(KEEP)) $(if $(SHARD),--shard $(SHARD))
 
 .PHONY: bin/chaos help chaos test matrix soak bench verify gate doctor sweep list lint fmt build clean
 

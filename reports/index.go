@@ -24,6 +24,8 @@ type RunInfo struct {
 	Started time.Time `json:"started"`
 	Seconds float64   `json:"seconds"`
 	LeftOut []string  `json:"left_out,omitempty"` // what this machine cannot do, one sentence each
+	Shard   string    `json:"shard,omitempty"`    // "2/4" for a part of a run
+	Planned []string  `json:"planned,omitempty"`  // scenarios of the whole run, sorted
 }
 
 // IndexEntry is one bundle of an index. It is for people: a gate verifies the bundles themselves.

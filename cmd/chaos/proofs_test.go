@@ -23,6 +23,12 @@ import (
 // writeBundle makes a finished bundle of one acked publish, which is read back or lost.
 func writeBundle(t *testing.T, dir string, lost bool) {
 	t.Helper()
+	writeBundleAbout(t, dir, "sha256:"+strings.Repeat("a", 64), lost)
+}
+
+// writeBundleAbout does that for a binary of some digest.
+func writeBundleAbout(t *testing.T, dir, digest string, lost bool) {
+	t.Helper()
 	b, err := reports.Create(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +45,7 @@ func writeBundle(t *testing.T, dir string, lost bool) {
 	b.Recorder().Drain(d)
 	err = b.Seal(reports.Evidence{
 		Scenario: filepath.Base(dir), Family: filepath.Base(dir), Started: time.Now(),
-		Subject: reports.Subject{Kind: "membershipd", Digest: "sha256:" + strings.Repeat("a", 64)}, Env: reports.Environment{Backend: "process", Clusters: 1},
+		Subject: reports.Subject{Kind: "membershipd", Digest: digest}, Env: reports.Environment{Backend: "process", Clusters: 1},
 		Claims: []reports.Claim{{ID: "intact", Text: "Nothing is lost.", Spec: check.Of(check.StreamAccounting{Target: "T"}), Expect: check.Pass}},
 	})
 	if err != nil {

@@ -37,6 +37,7 @@ type runFlags struct {
 	seeded                            bool // the seed was given; 0 is one
 	nemesis                           scenarios.Nemesis
 	dryRun                            bool
+	shard                             string // "2/4"
 }
 
 func runCmd() *cobra.Command {
@@ -52,7 +53,8 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
   chaos run --scenario lone-node,quorum-loss --procs 2
   chaos run --sut nats-server@v2.15.2 --out proofs-plain
   chaos run --scenario nemesis --for 10m --seed 7
-  chaos run --scenario nemesis --for 10m --seed 7 --dry-run`,
+  chaos run --scenario nemesis --for 10m --seed 7 --dry-run
+  chaos run --seed 7 --shard 2/4 --out part-2`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.dryRun {
 				return dryRun(f, cmd.OutOrStdout())
@@ -62,6 +64,7 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().StringVar(&f.shard, "shard", "", "only this part of the scenarios, such as 2/4; /4 takes the part from "+indexedJob+" or "+testSharding+"; see 'chaos merge'")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan of each chosen scenario for this seed, with targets and times; nothing is run")
 	return cmd
 }
@@ -92,6 +95,8 @@ type session struct {
 	note    func(format string, a ...any)
 	named   bool   // the user asked for these scenarios by name
 	tree    string // the source tree
+	shard   shard
+	planned []string // scenarios of all shards, sorted
 	began   time.Time
 	// sweepErr is why something of this run may still be there.
 	sweepErr error
@@ -157,6 +162,9 @@ func (s *session) check() error {
 	}
 	if len(s.list) == 0 {
 		return fmt.Errorf("none of the chosen scenarios applies to %s", f.sut)
+	}
+	if err := s.applyShard(); err != nil {
+		return err
 	}
 	// Longest first: the last scenario to end decides how long the run takes.
 	slices.SortStableFunc(s.list, func(a, b scenarios.Scenario) int { return b.Seconds - a.Seconds })
@@ -334,7 +342,7 @@ func (s *session) clearOut() error {
 func (s *session) report(ctx context.Context, runErr error, took time.Duration) ([]reports.Proof, error) {
 	proofs, missing := s.readProofs()
 	info := reports.RunInfo{ID: s.cfg.RunID, Seed: s.cfg.Seed, Started: time.Now().Add(-took).UTC(), Seconds: took.Seconds(),
-		Backend: s.cfg.Backend, LeftOut: s.missing(), Command: s.command()}
+		Backend: s.cfg.Backend, LeftOut: s.missing(), Command: s.command(), Shard: s.shard.String(), Planned: s.planned}
 	idxErr := reports.WriteIndex(s.cfg.OutDir, info)
 	if s.flags.json {
 		if err := json.NewEncoder(s.out).Encode(map[string]any{"run": info, "proofs": summary(proofs), "missing": missing}); err != nil {
