@@ -19,7 +19,9 @@ type NoAck struct {
 	UnchangedAllowed  bool     `json:"unchanged_allowed,omitempty"`   // an answer that nothing had to be done (Dup) is no ack: nothing was written
 }
 
-// Check implements Checker. An ack that arrives after the window is not judged: the quorum was back.
+// Check implements Checker. An ack that arrives after the window is not judged: the quorum was back. Nor is one that says that a message id is there
+// already, where an earlier attempt with that id was made before the window: it repeats what the quorum had acked, and writes nothing. (Whether that
+// message is really there is for the accounting of the stream to say.)
 func (c NoAck) Check(h *history.History) Result {
 	if r, bad := unsound(h); bad {
 		return r
@@ -33,12 +35,13 @@ func (c NoAck) Check(h *history.History) Result {
 	var tried, failed, unknown, later, unchanged int
 	var waits []float64
 	end, limit := h.End(), nanos(c.MaxSilenceSeconds)
+	before := idsBefore(h, w.from)
 	for _, op := range c.judged(h, w) {
 		tried++
 		done := cmp.Or(op.Complete, end)
 		waits = append(waits, seconds(done-op.Invoke))
 		switch {
-		case op.Outcome == history.OK && op.Dup && c.UnchangedAllowed:
+		case op.Outcome == history.OK && op.Dup && (c.UnchangedAllowed || op.Kind == history.Publish && before[messageID{op.Target, op.Value}]):
 			unchanged++
 		case op.Outcome == history.OK && op.Complete <= w.to:
 			acked.count++
@@ -67,6 +70,20 @@ func (c NoAck) Check(h *history.History) Result {
 		return inconclusive(figures, CodeTooFewTries, "%d operations were attempted in the window, at least %d are needed.", tried, need)
 	}
 	return passed(figures, "None of %d operations invoked in %.1f s was acked; the slowest answer took %.3f s.", tried, seconds(w.to-w.from), quantile(waits, 1))
+}
+
+// messageID is what a stream deduplicates by: clients send a message's value as its Nats-Msg-Id.
+type messageID struct{ target, value string }
+
+// idsBefore is every message that somebody tried to publish before a time.
+func idsBefore(h *history.History, at int64) map[messageID]bool {
+	ids := map[messageID]bool{}
+	for i := range h.Ops {
+		if op := &h.Ops[i]; op.Kind == history.Publish && op.Invoke < at {
+			ids[messageID{op.Target, op.Value}] = true
+		}
+	}
+	return ids
 }
 
 // judged is the operations invoked in the window, after the grace.
