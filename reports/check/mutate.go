@@ -98,6 +98,9 @@ var Mutations = []Mutation{
 	{"swap-deliveries", "consumer", Fail, CodeOutOfOrder, on(swapDeliveries)},
 	{"deliver-never-sent", "consumer", Fail, CodeNeverSent, on(deliverNeverSent)},
 
+	{"drop-core-delivery", "core-delivered", Fail, CodeSkipped, on(dropCore)},
+	{"move-ack-before-invoke", "core-delivered", Inconclusive, CodeBadClock, on(moveAck)},
+
 	{"measure-beyond", "measured", Fail, CodeOutOfBounds, on(measureBeyond)},
 	{"measure-unlike", "measured", Fail, CodeNotSame, on(measureUnlike)},
 	{"measure-unchanged", "measured", Fail, CodeStillSame, on(measureUnchanged)},

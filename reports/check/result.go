@@ -108,6 +108,7 @@ const (
 	promiseConverge = "unibus (daemon documentation, cold start): every start order converges: all nodes ready, all buckets replicated with a leader and all replicas current, contents identical."
 	promiseFault    = "This harness: every fault is measured absent, in force and gone again, and leaves bystanders alone."
 	promiseConsumer = "NATS (JetStream documentation, consumers): a consumer delivers every matching message at least once, in order for ordered consumers and watchers, and never again once its acknowledgement was confirmed."
+	promiseCore     = "NATS (core documentation, delivery): at most once; unibus (daemon documentation, TLS, secrets, hardening): a node that is stopped with SIGTERM lets its clients move first, so that nobody who stays connected misses what a server has taken."
 	promiseKept     = "unibus (daemon documentation, TLS): certificates are reloaded without dropping healthy connections."
 	promiseMeasured = "unibus (the scenario's claim): what a step measures is within the bounds that the claim states."
 	promiseAccess   = "unibus (daemon documentation, users and access): every user has exactly the permissions of its role and rooms, denied by default; a change is in force on a node once that node confirmed it, also after it was restarted."

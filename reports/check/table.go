@@ -22,6 +22,7 @@ var checkers = map[string]func() Checker{
 	"faults":            func() Checker { return &Faults{} },
 	"preconditions":     func() Checker { return &Preconditions{} },
 	"consumer":          func() Checker { return &Consumers{} },
+	"core-delivered":    func() Checker { return &CoreDelivered{} },
 	"client-gaps":       func() Checker { return &ClientGaps{} },
 	"acl":               func() Checker { return &ACL{} },
 	"effect":            func() Checker { return &Effect{} },

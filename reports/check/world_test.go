@@ -225,7 +225,7 @@ func (w *world) rest() {
 	h.Events = append(h.Events, converged("start", 0), converged("end", endAt))
 	h.Events = append(h.Events, described("before", sec, 10), described("after", endAt, 20))
 	h.Events = append(h.Events, measurement("swap-1", "n1", map[string]any{"before": "a", "after": "b", "wanted": "b", "took": 2.0}))
-	h.Conns = []history.Conn{{Client: "p0", At: 1, State: "connected"}, {Client: "p0", At: lostAt, State: "disconnected"}, {Client: "p0", At: backAt, State: "reconnected"}}
+	h.Conns = append(h.Conns, history.Conn{Client: "p0", At: 1, State: "connected"}, history.Conn{Client: "p0", At: lostAt, State: "disconnected"}, history.Conn{Client: "p0", At: backAt, State: "reconnected"})
 }
 
 func (w *world) deliveries() {
@@ -243,7 +243,25 @@ func (w *world) deliveries() {
 	for _, it := range w.bucket {
 		h.Deliveries = append(h.Deliveries, history.Delivery{Client: "w0", Kind: "watch", Target: "S", Key: it.Key, Value: it.Value, Seq: it.Seq, At: w.wrote[it.Seq] + ms})
 	}
+	w.chat()
 	sort.SliceStable(h.Deliveries, func(i, j int) bool { return h.Deliveries[i].At < h.Deliveries[j].At })
+}
+
+// chat sends core messages to two subscribers: one stays, one is away in the outage and misses what comes then.
+func (w *world) chat() {
+	h := &w.h
+	h.Conns = append(h.Conns, history.Conn{Client: "s0", At: 1, State: "connected", Node: "n1"}, history.Conn{Client: "s1", At: 1, State: "connected", Node: "n2"},
+		history.Conn{Client: "s1", At: lostAt, State: "disconnected"}, history.Conn{Client: "s1", At: backAt, State: "reconnected", Node: "n3"})
+	for at := 2 * sec; at < endAt-2*sec; at += sec / 2 {
+		w.nextID++
+		value := fmt.Sprintf("chat-%d", at)
+		h.Ops = append(h.Ops, history.Op{ID: w.nextID, Client: "t0", Node: "n1", Kind: history.Send, Target: "chat", Value: value, Invoke: at, Complete: at + ms, Outcome: history.OK})
+		for _, s := range []string{"s0", "s1"} {
+			if s == "s0" || at < lostAt || at > backAt {
+				h.Deliveries = append(h.Deliveries, history.Delivery{Client: s, Kind: "core", Target: "chat", Value: value, At: at + 2*ms})
+			}
+		}
+	}
 }
 
 func drainOf(target string, items []history.Item) history.Drain {
@@ -301,6 +319,7 @@ func goodSpecs() []check.Spec {
 		check.Of(check.Consumers{Target: "S", Kinds: []string{"watch"}, Complete: true}),
 		check.Of(check.Measured{Names: []string{"swap-"}, Nodes: 1, Bounds: []check.Bound{check.AtMost("took", 3)}, Same: [][2]string{{"after", "wanted"}}, Differ: [][2]string{{"before", "after"}}}),
 		check.Of(check.Latency{Calm: check.Window{To: "lost"}, Loaded: check.Window{From: "back", To: "end"}, Kinds: []string{"get"}, MaxRatio: 20, FloorMs: 50, MaxBad: 25, MinOps: 1}),
+		check.Of(check.CoreDelivered{Window: check.Window{From: "steady", To: "end"}, Target: "chat", MinPairs: 20}),
 		check.Of(check.Connections{Window: check.Window{From: "back", To: "end"}}),
 		check.Of(check.ClientGaps{Window: check.Window{To: "end"}, Clients: []string{"p", "k"}, Classes: map[string][]string{"publishers": {"p"}}}),
 	}...)
