@@ -24,7 +24,7 @@ RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
 	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full) \
 	$(if $(FOR),--for $(FOR)) $(if $(ANY),--any) $(if $(KEEP),--keep $(KEEP)) $(if $(SHARD),--shard $(SHARD))
 
-.PHONY: bin/chaos help chaos test matrix soak bench verify gate doctor sweep list lint fmt build clean
+.PHONY: bin/chaos help chaos test matrix soak faults track-record mutants bench verify gate doctor sweep list lint fmt build clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ faults: bin/chaos ## every fault of the catalogue on a real cluster, with what w
 
 track-record: bin/chaos ## catch published bugs of nats-server again, rewrite the table (BUG=6888)
 	@$(CHAOS) track-record --out $(OUT)/track-record $(if $(BUG),--bug $(BUG)) $(if $(SEED),--seed $(SEED))
+
+mutants: bin/chaos ## plant bugs in membershipd, one build each: the harness must find all of them (MUTANT=cas-ignored)
+	@$(CHAOS) mutants --out $(OUT)/mutants $(if $(MUTANT),--mutant $(MUTANT)) $(if $(SEED),--seed $(SEED))
 
 bench: bin/chaos ## speed, as ratios measured in one run
 	@$(CHAOS) bench

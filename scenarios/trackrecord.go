@@ -19,8 +19,8 @@ const trackPrefix = "track-"
 
 // Sign is a claim that fails for a named reason: how a bug is recognized, and nothing else is.
 type Sign struct {
-	Claim string
-	Codes []string
+	Claim string   `json:"claim"`
+	Codes []string `json:"codes"`
 }
 
 // Bug is a published bug of nats-server together with the scenario that brings it out.

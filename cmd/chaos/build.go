@@ -31,7 +31,7 @@ func (s *session) build(ctx context.Context) error {
 	}
 	opts.Source = s.tree
 	began := time.Now()
-	sub, err := subject.Resolve(ctx, s.flags.sut, opts)
+	sub, err := s.underTest(ctx, opts)
 	if err != nil {
 		return usage(err)
 	}
@@ -62,6 +62,18 @@ func (s *session) build(ctx context.Context) error {
 	}
 	s.note("built %s (%s) in %v", sub, short(sub.Digest), time.Since(began).Round(time.Second))
 	return s.describe(ctx)
+}
+
+// underTest is the binary that was given, or else one that is built or in the cache.
+func (s *session) underTest(ctx context.Context, opts subject.Options) (cluster.Subject, error) {
+	if s.flags.binary == "" {
+		return subject.Resolve(ctx, s.flags.sut, opts)
+	}
+	sub, err := subject.ResolveFile(cluster.Membershipd, s.flags.binary)
+	if err != nil {
+		return sub, fmt.Errorf("--binary: %w", err)
+	}
+	return sub, nil
 }
 
 // buildEarlier makes what upgrades begin with, if one of the chosen scenarios is one. That it cannot be had is the scenario's NOT RUN, except where

@@ -85,7 +85,7 @@ Exit codes: 0 pass, 1 fail, 2 bad input or a proof that does not hold, 3 inconcl
 		Version: harnessVersion(),
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCmd(), shrinkCmd(), soakCmd(), matrixCmd(), listCmd(), benchCmd(), faultsCmd(), doctorCmd(), sweepCmd(), verifyCmd(), gateCmd(), mergeCmd(), keygenCmd(), signCmd(), admitCmd(), reportCmd(), storeCmd(), trackRecordCmd())
+	root.AddCommand(runCmd(), shrinkCmd(), soakCmd(), matrixCmd(), listCmd(), benchCmd(), faultsCmd(), doctorCmd(), sweepCmd(), verifyCmd(), gateCmd(), mutantsCmd(), mergeCmd(), keygenCmd(), signCmd(), admitCmd(), reportCmd(), storeCmd(), trackRecordCmd())
 	return root
 }
 

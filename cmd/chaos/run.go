@@ -38,6 +38,7 @@ type runFlags struct {
 	nemesis                           scenarios.Nemesis
 	dryRun                            bool
 	shard                             string // "2/4"
+	binary                            string // file of the membershipd to test; "" builds this tree's
 }
 
 func runCmd() *cobra.Command {
@@ -54,7 +55,8 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
   chaos run --sut nats-server@v2.15.2 --out proofs-plain
   chaos run --scenario nemesis --for 10m --seed 7
   chaos run --scenario nemesis --for 10m --seed 7 --dry-run
-  chaos run --seed 7 --shard 2/4 --out part-2`,
+  chaos run --seed 7 --shard 2/4 --out part-2
+  chaos run --binary /opt/unibus/membershipd --out proofs`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.dryRun {
 				return dryRun(f, cmd.OutOrStdout())
@@ -64,6 +66,7 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().StringVar(&f.binary, "binary", "", "the membershipd to test, such as the very file that is to be deployed (default: built from this tree)")
 	cmd.Flags().StringVar(&f.shard, "shard", "", "only this part of the scenarios, such as 2/4; /4 takes the part from "+indexedJob+" or "+testSharding+"; see 'chaos merge'")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan of each chosen scenario for this seed, with targets and times; nothing is run")
 	return cmd
@@ -149,6 +152,9 @@ func (s *session) check() error {
 	kind, err := kindOf(f.sut)
 	if err != nil {
 		return err
+	}
+	if f.binary != "" && kind != cluster.Membershipd {
+		return fmt.Errorf("--binary is a membershipd, and --sut is %s", f.sut)
 	}
 	if err := f.nemesis.Check(); err != nil {
 		return fmt.Errorf("nemesis: %w", err)

@@ -140,7 +140,7 @@ func (s *soak) round(ctx context.Context, seed uint64) round {
 
 func (s *soak) args(seed uint64, dir string) []string {
 	f := s.flags
-	a := []string{"run", "--json", "--procs", "1", "--scenario", f.scenario, "--sut", f.sut, "--backend", f.backend, "--seed", fmt.Sprint(seed), "--out", dir}
+	a := []string{"run", "--json", "--procs", fmt.Sprint(f.procs), "--scenario", f.scenario, "--sut", f.sut, "--backend", f.backend, "--seed", fmt.Sprint(seed), "--out", dir}
 	if f.sync != "" {
 		a = append(a, "--sync", f.sync)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/control"
 	"github.com/unibus/unibus/sut/membershipd/health"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -274,7 +275,7 @@ func (a *api) put(ctx context.Context, who caller, data []byte) (any, error) {
 		return nil, control.Errorf(control.Invalid, "the value has %d bytes, and %d is the limit", len(req.Value), maxSettingValue)
 	}
 	var expect *expectation
-	if req.Expect != nil {
+	if req.Expect != nil && mutant.Planted != mutant.CASIgnored {
 		expect = &expectation{seq: *req.Expect}
 	}
 	rev, err := a.write(ctx, who, "settings.put", req.Name, req.Value, expect)
@@ -291,6 +292,10 @@ func (a *api) write(ctx context.Context, who caller, what, name, value string, e
 	}
 	header, id := who.headers(what, a.node), nuid.Next()
 	header.Set(headerID, id)
+	if mutant.Planted == mutant.AcksBeforeMajority && expect == nil {
+		info, err := a.js.streamInfo(ctx, bucketStream(BucketSettings))
+		return info.State.LastSeq + 1, errors.Join(err, a.js.nc.PublishMsg(newMsg(keySubject(BucketSettings, name), header, []byte(value), nil)))
+	}
 	seq, err := a.publishWhenIdle(ctx, keySubject(BucketSettings, name), header, []byte(value), expect)
 	if hasCode(err, codeWrongSequence) {
 		seq, err = a.refused(ctx, name, id, expect.seq)

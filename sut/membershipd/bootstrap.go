@@ -15,6 +15,7 @@ import (
 
 	"github.com/unibus/unibus/sut/membershipd/control"
 	"github.com/unibus/unibus/sut/membershipd/health"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -81,6 +82,9 @@ func (b *bootstrap) run(ctx context.Context) {
 		wait := bootstrapSteady
 		switch todo, err := b.step(ctx); {
 		case err != nil:
+			if mutant.Planted == mutant.BootstrapGivesUp {
+				return
+			}
 			failures++
 			wait = backoff(failures)
 			b.log.Debug("bootstrap: try again", "error", err, "in", wait)
@@ -149,7 +153,7 @@ func (b *bootstrap) needy(f health.Facts) []asset {
 	}
 	var out []asset
 	for _, a := range assets() {
-		if replicas[a.label] < b.want.get() {
+		if replicas[a.label] < b.want.get() || mutant.Planted == mutant.BootstrapRecreates {
 			out = append(out, a)
 		}
 	}
@@ -159,6 +163,9 @@ func (b *bootstrap) needy(f health.Facts) []asset {
 func (b *bootstrap) ensure(ctx context.Context, a asset) error {
 	want := b.want.get()
 	info, err := b.look(ctx, a.stream)
+	if mutant.Planted == mutant.BootstrapRecreates && err != nil && !hasCode(err, codeStreamNotFound) {
+		err = errors.Join(b.js.call(ctx, "$JS.API.STREAM.DELETE."+a.stream, struct{}{}, &struct{}{}), &apiError{ErrCode: codeStreamNotFound})
+	}
 	if hasCode(err, codeStreamNotFound) {
 		if err := b.js.createStream(ctx, a.config(want)); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/control"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -92,6 +93,9 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 		m, err := a.message(who, what, b, p, revisions[b])
 		if err != nil {
 			return p, 0, err
+		}
+		if mutant.Planted == mutant.SuccessBeforeConfirmed {
+			return p, revisions[b] + 1, a.js.nc.PublishMsg(m)
 		}
 		seq, err := a.js.publish(ctx, m.Subject, m.Header, m.Data, nil)
 		if err == nil {

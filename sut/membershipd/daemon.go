@@ -27,6 +27,7 @@ import (
 
 	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/health"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -77,6 +78,9 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{cfg: cfg, log: cfg.logger().With("node", cfg.Name), fatal: make(chan error, 1), reloads: make(chan struct{}, 1), beats: newHeartbeats(cfg.Name)}
 	d.want.raise(cfg.Replicas)
+	if mutant.Planted == mutant.BucketsAtR1 {
+		d.want.n.Store(1)
+	}
 	d.users = newAccessPlane(cfg, d.log)
 	d.metrics = newMetrics(d)
 	d.eval = newEvaluator(d.log, d.collect, d.changed)
@@ -86,6 +90,9 @@ func New(cfg Config) (*Daemon, error) {
 // Run is the node's whole life. It returns nil after a shutdown that ctx asked for, and an error for everything else.
 func (d *Daemon) Run(ctx context.Context) error {
 	d.started = time.Now()
+	if mutant.Planted != mutant.None {
+		d.log.Error("there is a planted bug in this build, which is good for nothing but to be found", "bug", mutant.Planted)
+	}
 	release, err := claimDataDir(d.cfg)
 	if err != nil {
 		return err
@@ -403,6 +410,11 @@ func (d *Daemon) waitForEnd(ctx context.Context, srv *server.Server) error {
 
 // lameDuck moves leaders and clients to the other nodes, then stops the server. It does not take longer than it was given.
 func (d *Daemon) lameDuck(srv *server.Server) {
+	if mutant.Planted == mutant.LameDuckDrops {
+		if bus, err := srv.LookupAccount(accountBus); err == nil {
+			_ = bus.AddMapping(">", "unibus.draining.>")
+		}
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/unibus/unibus/sut/membershipd/access"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 // Settings of a follower.
@@ -120,7 +121,11 @@ func (f *follower) follow(ctx context.Context) error {
 	if c.pending == 0 {
 		f.plane.caughtUp(f.bucket, asked)
 	}
-	return f.pump(ctx, c)
+	err = f.pump(ctx, c)
+	if mutant.Planted == mutant.IndexLostOnReconnect {
+		<-ctx.Done()
+	}
+	return err
 }
 
 func (f *follower) look(ctx context.Context) (jetstream.StreamInfo, error) {
@@ -273,6 +278,9 @@ func (f *follower) record(subject string, seq uint64, h nats.Header, data []byte
 	r := access.Record{Bucket: f.bucket, Key: strings.TrimPrefix(subject, keySubject(f.name, "")), Revision: seq, Value: data}
 	if op := h.Get("KV-Operation"); op == "DEL" || op == "PURGE" {
 		r.Value = nil
+	}
+	if mutant.Planted == mutant.WatcherSkips && seq%8 == 0 {
+		r.Key = access.FenceKey
 	}
 	return r
 }

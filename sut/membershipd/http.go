@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -52,7 +54,15 @@ func (d *Daemon) routes() http.Handler {
 }
 
 func (d *Daemon) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if v := d.eval.view(); !v.Ready {
+	v := d.eval.view()
+	if mutant.Planted == mutant.HealthzProcess {
+		v.Ready = true
+	}
+	if mutant.Planted == mutant.HealthzCached {
+		seen := d.eval.quorum.Load()
+		v.Ready = v.Ready || seen != nil && time.Since(*seen) < time.Minute
+	}
+	if !v.Ready {
 		text(w, http.StatusServiceUnavailable, strings.Join(v.Reasons, "\n"))
 		return
 	}

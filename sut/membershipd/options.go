@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 // Settings of the embedded server that operators have no say in.
@@ -118,5 +120,8 @@ func setJetStream(o *server.Options, c Config) error {
 	o.StoreDir = c.DataDir // the server makes the directory "jetstream" in it
 	o.JetStreamMaxMemory, o.JetStreamMaxStore = c.MaxMemory, c.MaxStore
 	o.SyncAlways, o.SyncInterval = interval == 0, interval
+	if mutant.Planted == mutant.SyncNotAlways {
+		o.SyncAlways, o.SyncInterval = false, 10*time.Second
+	}
 	return nil
 }

@@ -1,11 +1,13 @@
 package membershipd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/health"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -97,6 +100,9 @@ func (p *accessPlane) apply(records []access.Record) error {
 func (p *accessPlane) persist(records []access.Record) error {
 	if !p.saved {
 		return nil // the first snapshot will have it
+	}
+	if mutant.Planted == mutant.DiskKeepsDisabled {
+		records = slices.DeleteFunc(slices.Clone(records), func(r access.Record) bool { return bytes.Contains(r.Value, []byte(`"disabled":true`)) })
 	}
 	err := p.store.Append(records)
 	if err != nil {
@@ -195,6 +201,9 @@ func (p *accessPlane) enact(effects []access.Effect) {
 
 func (p *accessPlane) recheck(concerned map[uint64]session) {
 	for cid, c := range concerned {
+		if mutant.Planted == mutant.RightsAtLoginOnly {
+			break
+		}
 		if login, err := p.index.Login(c.key); err == nil && p.sessionOf(c.key, login) == c {
 			continue
 		}

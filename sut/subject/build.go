@@ -33,6 +33,8 @@ type builder struct {
 	opts  Options
 	gocmd string
 	cache string
+	// tags and suffix belong to a build of this tree that is not what it releases: build tags, and what its version says of them.
+	tags, suffix string
 }
 
 func newBuilder(opts Options) (*builder, error) {
@@ -56,7 +58,7 @@ func (b *builder) own(ctx context.Context, name, pkg string) (path, version stri
 	if err := b.needGo(); err != nil {
 		return "", "", err
 	}
-	version = treeVersion(ctx, tree)
+	version = treeVersion(ctx, tree) + b.suffix
 	b.logf("building %s %s", name, version)
 	dir, err := os.MkdirTemp(b.cache, ".build-")
 	if err != nil {
@@ -64,7 +66,11 @@ func (b *builder) own(ctx context.Context, name, pkg string) (path, version stri
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // empty by then, or not wanted
 	out := filepath.Join(dir, name)
-	if err := b.build(ctx, tree, out, pkg, "-ldflags=-s -w -X main.version="+version); err != nil {
+	flags := []string{"-ldflags=-s -w -X main.version=" + version}
+	if b.tags != "" {
+		flags = append(flags, "-tags="+b.tags)
+	}
+	if err := b.build(ctx, tree, out, pkg, flags...); err != nil {
 		return "", "", err
 	}
 	digest, err := Digest(out)
