@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ const (
 	apiTimeout     = 2 * time.Second // one JetStream API request that is not a recorded operation
 	connectWait    = 5 * time.Second // in Setup, for the first connections; those that take longer go on in the background
 	defaultTimeout = 2 * time.Second // of a recorded operation
+	reconnectPoll  = 20 * time.Millisecond
 )
 
 var errNotSetUp = errors.New("the workload has not been set up")
@@ -70,7 +72,43 @@ func (e *Env) connect(ctx context.Context, name string, i int) (*client, error) 
 		c.nc.Close()
 		return nil, fmt.Errorf("connect %s: %w", name, err)
 	}
+	e.mu.Lock()
+	e.clients = append(e.clients, c)
+	e.mu.Unlock()
 	return c, nil
+}
+
+// Reconnect makes every recording client that is open leave its connection and dial again, and waits until ctx ends at most. It returns how many
+// were asked, and the names of those that are not back.
+func (e *Env) Reconnect(ctx context.Context) (asked int, stranded []string, err error) {
+	e.mu.Lock()
+	all := slices.DeleteFunc(slices.Clone(e.clients), func(c *client) bool { return c.nc.IsClosed() })
+	e.mu.Unlock()
+	before := make([]uint64, len(all))
+	for i, c := range all {
+		before[i] = c.nc.Stats().Reconnects
+		if err := c.nc.ForceReconnect(); err != nil {
+			return 0, nil, fmt.Errorf("reconnect %s: %w", c.name, err)
+		}
+	}
+	t := time.NewTicker(reconnectPoll)
+	defer t.Stop()
+	for {
+		stranded = nil
+		for i, c := range all {
+			if c.nc.Stats().Reconnects == before[i] || !c.nc.IsConnected() {
+				stranded = append(stranded, c.name)
+			}
+		}
+		if len(stranded) == 0 {
+			return len(all), nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return len(all), stranded, nil
+		case <-t.C:
+		}
+	}
 }
 
 // authorities are those that clients believe, asked at every new connection because a scenario may change them; nil for a cluster in plain text.

@@ -44,9 +44,10 @@ type Env struct {
 	Identity Identity
 	Log      *slog.Logger // nil for none
 
-	counts counts
-	mu     sync.Mutex
-	labels map[string]int
+	counts  counts
+	mu      sync.Mutex
+	labels  map[string]int
+	clients []*client // every recording client that was made
 }
 
 type counts struct{ ops, ok, failed, unknown atomic.Int64 }

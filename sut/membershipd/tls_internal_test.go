@@ -657,3 +657,45 @@ func FuzzRendezvousLines(f *testing.F) {
 		}
 	})
 }
+
+// A file that was copied over with the times of the one before has the same size, time and inode.
+func TestFilesAreToldApartByContent(t *testing.T) {
+	l := newLab(t)
+	c := l.config(0, threeRoutes(t))
+	k := &keyring{listener: listenerClients, cert: c.TLSCert, key: c.TLSKey, ca: c.TLSCA}
+	before, info := k.look(), stat(t, c.TLSCert)
+	content, err := os.ReadFile(c.TLSCert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.look() != before {
+		t.Error("files that did not change look different")
+	}
+	content[len(content)/2] ^= 1
+	if err := os.WriteFile(c.TLSCert, content, info.Mode()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(c.TLSCert, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if now := stat(t, c.TLSCert); now.Size() != info.Size() || !now.ModTime().Equal(info.ModTime()) {
+		t.Fatal("the file is not as it was but for its content")
+	}
+	changed := k.look()
+	if changed == before {
+		t.Error("another content of the same size and time is not noticed")
+	}
+	chmod(t, c.TLSKey, 0o640)
+	if k.look() == changed {
+		t.Error("a key that others can read now is not noticed")
+	}
+}
+
+func stat(t *testing.T, path string) os.FileInfo {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}

@@ -2,11 +2,10 @@ package membershipd
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"os"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/unibus/unibus/sut/membershipd/health"
@@ -20,31 +19,24 @@ const (
 	tlsSoon = 14 * 24 * time.Hour
 )
 
-// fingerprint tells states of files apart, without reading them.
+// fingerprint tells states of files apart by what is in them and who may read them. Times, sizes and inodes would not do: a file that tar, rsync or cp
+// put in the place of another may have all of the other's.
 type fingerprint string
 
 func (k *keyring) look() fingerprint {
-	var b strings.Builder
+	h := sha256.New()
 	for _, path := range []string{k.cert, k.key, k.ca} {
 		if path == "" {
 			continue
 		}
-		info, err := os.Stat(path)
-		if err != nil {
-			_, _ = fmt.Fprintln(&b, err)
-			continue
+		content, err := os.ReadFile(path)
+		var mode os.FileMode
+		if info, statErr := os.Stat(path); statErr == nil {
+			mode = info.Mode()
 		}
-		_, _ = fmt.Fprintln(&b, path, info.Size(), info.ModTime().UnixNano(), info.Mode(), inode(info))
+		_, _ = fmt.Fprintf(h, "%s %v %v %x\n", path, mode, err, sha256.Sum256(content)) // a hash takes every write
 	}
-	return fingerprint(b.String())
-}
-
-// inode tells a file that was replaced by a rename from the one before.
-func inode(info os.FileInfo) uint64 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Ino
-	}
-	return 0
+	return fingerprint(h.Sum(nil))
 }
 
 // watch reloads until ctx ends.
