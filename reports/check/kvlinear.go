@@ -304,15 +304,11 @@ func (b *bucket) search(budget int64) searched {
 		k := b.keys[key]
 		ops := k.settle(&s)
 		s.longest = max(s.longest, len(ops))
-		left := time.Until(deadline)
-		verdict := porcupine.Unknown
-		if left > 0 {
-			verdict = porcupine.CheckOperationsTimeout(registerModel, operations(ops), left)
-		}
+		verdict, at := order(ops, time.Until(deadline))
 		switch verdict {
 		case porcupine.Illegal:
 			s.bad.count++
-			s.bad.seen = append(s.bad.seen, stuck(key, ops, time.Until(deadline)))
+			s.bad.seen = append(s.bad.seen, stuck(key, ops, at, time.Until(deadline)))
 		case porcupine.Unknown:
 			if s.timeout == "" {
 				s.timeout = key
@@ -338,6 +334,8 @@ type step struct {
 	// maybe: a write that need not take effect. It returns never, so it can be put after everything else, where it is invisible.
 	maybe bool
 }
+
+func (st *step) writes() bool { return st.op.Kind != history.Get }
 
 // settle makes the steps of one key; see KVLinearizable for the rules.
 func (k *register) settle(s *searched) []step {
@@ -425,15 +423,17 @@ func (s state) at(rev uint64) bool {
 	return rev == s.rev
 }
 
-// registerModel is a register with revisions, for one key.
-var registerModel = porcupine.Model{
-	Init: func() any { return state{} },
-	StepContext: func(_ context.Context, s, input, _ any) (bool, any) {
-		ok, next := input.(*step).apply(s.(state))
-		return ok, next
-	},
-	Equal: func(a, b any) bool { return a.(state) == b.(state) },
-	Hash:  func(s any) uint64 { return s.(state).rev * 0x9e3779b97f4a7c15 },
+// registerModel is a register with revisions, for one key that holds this at first.
+func registerModel(from state) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return from },
+		StepContext: func(_ context.Context, s, input, _ any) (bool, any) {
+			ok, next := input.(*step).apply(s.(state))
+			return ok, next
+		},
+		Equal: func(a, b any) bool { return a.(state) == b.(state) },
+		Hash:  func(s any) uint64 { return s.(state).rev * 0x9e3779b97f4a7c15 },
+	}
 }
 
 // apply takes one step from s.
@@ -480,24 +480,19 @@ func (st *step) read(s state) (bool, state) {
 	return true, s
 }
 
-// stuck finds the first return, in time, up to which the operations on the key cannot be ordered. What had not returned by then is
-// pending: reads are left out, writes may or may not have taken effect. A prefix of a linearizable history is linearizable, so that
+// stuck finds the first return, in time, up to which the operations on the key cannot be ordered; the pieces before at can. What had not returned by
+// then is pending: reads are left out, writes may or may not have taken effect. A prefix of a linearizable history is linearizable, so that
 // halving finds it.
-func stuck(key string, steps []step, left time.Duration) Witness {
+func stuck(key string, steps []step, at piece, left time.Duration) Witness {
 	left = max(min(left, prefixSearch), time.Second)
 	deadline := time.Now().Add(left)
-	rets := make([]int, 0, len(steps))
-	for i := range steps {
-		if steps[i].ret != never {
-			rets = append(rets, i)
-		}
-	}
-	slices.SortFunc(rets, func(a, b int) int { return cmp.Compare(steps[a].ret, steps[b].ret) })
+	rets := returns(at.steps)
 	w := Witness{Text: fmt.Sprintf("key %q: its %d operations cannot be ordered", key, len(steps))}
 	lo, hi := 0, len(rets)-1
 	for lo < hi {
 		mid := (lo + hi) / 2
-		switch porcupine.CheckOperationsTimeout(registerModel, operations(prefix(steps, steps[rets[mid]].ret)), max(time.Until(deadline), time.Millisecond)) {
+		part := piece{prefix(at.steps, rets[mid].ret), at.from}
+		switch part.search(max(time.Until(deadline), time.Millisecond)) {
 		case porcupine.Illegal:
 			hi = mid
 		case porcupine.Ok:
@@ -509,10 +504,19 @@ func stuck(key string, steps []step, left time.Duration) Witness {
 	if hi < 0 {
 		return w
 	}
-	st := steps[rets[hi]]
-	w.Text = fmt.Sprintf("key %q: the first %d of %d answers cannot be ordered; the last of them is %s", key, hi+1, len(rets), st.String())
+	st := rets[hi]
+	all := returns(steps)
+	n := slices.IndexFunc(all, func(r step) bool { return r.op == st.op }) + 1
+	w.Text = fmt.Sprintf("key %q: the first %d of %d answers cannot be ordered; the last of them is %s", key, n, len(all), st.String())
 	w.At, w.Ops = st.op.Complete, lastWriteBefore(steps, st)
 	return w
+}
+
+// returns are the steps that return, in that order.
+func returns(steps []step) []step {
+	rets := slices.DeleteFunc(slices.Clone(steps), func(st step) bool { return st.ret == never })
+	slices.SortStableFunc(rets, func(a, b step) int { return cmp.Compare(a.ret, b.ret) })
+	return rets
 }
 
 // String tells the operation.
