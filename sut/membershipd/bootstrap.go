@@ -80,11 +80,12 @@ func (b *bootstrap) run(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
 		wait := bootstrapSteady
-		switch todo, err := b.step(ctx); {
+		todo, err := b.step(ctx)
+		if mutant.Planted == mutant.BootstrapGivesUp && (todo || err != nil) {
+			return
+		}
+		switch {
 		case err != nil:
-			if mutant.Planted == mutant.BootstrapGivesUp {
-				return
-			}
 			failures++
 			wait = backoff(failures)
 			b.log.Debug("bootstrap: try again", "error", err, "in", wait)
@@ -186,7 +187,11 @@ func (b *bootstrap) ensure(ctx context.Context, a asset) error {
 }
 
 func (b *bootstrap) look(ctx context.Context, stream string) (jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, bootstrapAsk)
+	patience := bootstrapAsk
+	if mutant.Planted == mutant.BootstrapRecreates {
+		patience = bootstrapMin
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return b.js.streamInfo(ctx, stream)
 }

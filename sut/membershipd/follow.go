@@ -123,7 +123,7 @@ func (f *follower) follow(ctx context.Context) error {
 	}
 	err = f.pump(ctx, c)
 	if mutant.Planted == mutant.IndexLostOnReconnect {
-		<-ctx.Done()
+		mutant.Lost.Store(true)
 	}
 	return err
 }
@@ -279,7 +279,7 @@ func (f *follower) record(subject string, seq uint64, h nats.Header, data []byte
 	if op := h.Get("KV-Operation"); op == "DEL" || op == "PURGE" {
 		r.Value = nil
 	}
-	if mutant.Planted == mutant.WatcherSkips && seq%8 == 0 {
+	if mutant.Planted == mutant.WatcherSkips && seq%8 == 0 || mutant.Planted == mutant.IndexLostOnReconnect && mutant.Lost.Load() {
 		r.Key = access.FenceKey
 	}
 	return r

@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strings"
 	"sync"
+
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 // Bucket is one of the four buckets that the index is made of.
@@ -312,6 +314,9 @@ func (x *Index) applyMember(r Record) ([]Effect, error) {
 		return effects, err
 	}
 	x.setLevel(m.Room, m.User, m.Level)
+	if mutant.Planted == mutant.RoomRevokeOpen && m.Level == "" {
+		return nil, nil
+	}
 	return effects, nil
 }
 

@@ -2,5 +2,6 @@
 
 package mutant
 
-// Planted is the bug of this build: the bootstrap loop ends with its first error, as if it were a step of the start. What was missing then is missing for ever.
+// Planted is the bug of this build: bootstrap is a step of the start and no loop. Who cannot create a bucket then, because there is no leader yet or a
+// peer is missing, does not try again.
 const Planted = BootstrapGivesUp

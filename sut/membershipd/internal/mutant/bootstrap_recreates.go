@@ -2,5 +2,6 @@
 
 package mutant
 
-// Planted is the bug of this build: the bootstrap loop takes a bucket that does not answer for one that is broken, deletes it and makes it anew. Nobody answers during an election.
+// Planted is the bug of this build: the bootstrap loop takes a bucket that does not answer for one that is broken, deletes it and makes it anew. Nobody answers during an
+// election, and it has no patience either.
 const Planted = BootstrapRecreates

@@ -2,5 +2,5 @@
 
 package mutant
 
-// Planted is the bug of this build: when the consumer that feeds the users' index is lost with its node, no other one is made: the index stays as it was.
+// Planted is the bug of this build: a feed of the users' index that was interrupted once is resumed, and what comes from then on is counted as seen and not taken over.
 const Planted = IndexLostOnReconnect

@@ -9,11 +9,16 @@
 // and says which claim catches each.
 package mutant
 
+import "sync/atomic"
+
 // Bug is a planted bug, by the name that 'chaos mutants --mutant' takes. Its build tag is "mutant_" and the name with underscores.
 type Bug string
 
 // None is what every build has that was not asked for a bug.
 const None Bug = ""
+
+// Lost is what [IndexLostOnReconnect] remembers of this process. No release touches it.
+var Lost atomic.Bool
 
 // The bugs. What each does wrong stands in its own file.
 const (
@@ -23,11 +28,13 @@ const (
 	BucketsAtR1            Bug = "buckets-at-r1"
 	CASIgnored             Bug = "cas-ignored"
 	DiskKeepsDisabled      Bug = "disk-keeps-disabled"
+	ForeignIdentity        Bug = "foreign-identity"
 	HealthzCached          Bug = "healthz-cached"
 	HealthzProcess         Bug = "healthz-process"
 	IndexLostOnReconnect   Bug = "index-lost-on-reconnect"
 	LameDuckDrops          Bug = "lame-duck-drops"
 	RightsAtLoginOnly      Bug = "rights-at-login-only"
+	RoomRevokeOpen         Bug = "room-revoke-open"
 	SuccessBeforeConfirmed Bug = "success-before-confirmed"
 	SyncNotAlways          Bug = "sync-not-always"
 	WatcherSkips           Bug = "watcher-skips"
