@@ -42,7 +42,7 @@ func Mutants() []Mutant {
 		{"healthz-cached", "/healthz repeats for a minute what was true", "lone-node-leader", []Sign{sign("never-ready-alone", check.CodeReadyNoQuorum)}},
 		{"healthz-process", "/healthz is 200 whenever the process runs", "lone-node-leader", []Sign{sign("never-ready-alone", check.CodeReadyNoQuorum)}},
 		{"index-lost-on-reconnect", "a node's index of users counts changes as seen, and does not take them over, once its feed was interrupted", "user-add",
-			[]Sign{sign("users-intact", check.CodeWronglyRefused, check.CodeForbidden)}},
+			[]Sign{sign("users-intact", check.CodeAckedMissing, check.CodeTwoOwners, check.CodeWrongValue, check.CodeWronglyRefused, check.CodeForbidden)}},
 		{"lame-duck-drops", "a node that is to stop diverts what its clients publish, and nobody reads it", gracefulName,
 			[]Sign{sign("core-delivered-n1", check.CodeSkipped), sign("core-delivered-n2", check.CodeSkipped), sign("core-delivered-n3", check.CodeSkipped)}},
 		{"rights-at-login-only", "what a user may do is looked up at login and never again", "acl", access},

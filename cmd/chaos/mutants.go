@@ -202,6 +202,10 @@ func (m *mutantRun) fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.errs = append(m.errs, err)
+	if !m.flags.json {
+		at := int(time.Since(m.began).Seconds())
+		_, _ = fmt.Fprintf(m.out, "%4d:%02d  says nothing: %s\n", at/60, at%60, oneLine(err.Error()))
+	}
 }
 
 func (m *mutantRun) add(r mutantRow) {

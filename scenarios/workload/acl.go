@@ -335,6 +335,25 @@ func (w *Access) changes(ctx context.Context, rng *rand.Rand) error {
 	return nil
 }
 
+// roomSubjects is one subject of each room.
+var roomSubjects = map[string]string{"acl-a": "acl.room.a.x", "acl-b": "acl.room.b.x", "acl-c": "acl.room.c.k.x"}
+
+// visit lets a person publish to a room at every node. Before a change it opens the connections that the change has to reach, and afterwards it shows
+// whether it did: left to chance, hardly anybody uses at the right moment what was just taken away.
+func (w *Access) visit(ctx context.Context, p *person, room string) {
+	p.mu.Lock()
+	pair := p.pair
+	p.mu.Unlock()
+	for _, v := range w.witnesses {
+		if !v.up() {
+			continue
+		}
+		if a, err := w.agent(p.name, pair, v); err == nil {
+			a.try(ctx, check.ActPublish+" "+roomSubjects[room])
+		}
+	}
+}
+
 func (w *Access) changeOne(ctx context.Context, p *person, rng *rand.Rand) (err error) {
 	now := p.now()
 	switch k := rng.IntN(10); {
@@ -345,7 +364,15 @@ func (w *Access) changeOne(ctx context.Context, p *person, rng *rand.Rand) (err 
 	case k < 5:
 		_, err = w.admin.setRole(ctx, p, drawOf(rng, w.roles...))
 	case k < 9:
-		_, err = w.admin.member(ctx, p, drawOf(rng, w.rooms...), drawOf(rng, "member", "observer", "owner", ""))
+		// Taking somebody out of a room means something only for who is in it.
+		room, level := drawOf(rng, w.rooms...), drawOf(rng, "member", "observer", "owner")
+		if in := p.rooms(); len(in) > 0 && rng.IntN(2) == 0 {
+			room, level = drawOf(rng, in...), ""
+		}
+		w.visit(ctx, p, room)
+		if _, err = w.admin.member(ctx, p, room, level); err == nil {
+			w.visit(ctx, p, room)
+		}
 	default:
 		var old nkeys.KeyPair
 		if old, _, err = w.admin.rotate(ctx, p); err == nil {

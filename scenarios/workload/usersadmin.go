@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -90,6 +91,7 @@ type person struct {
 	mu     sync.Mutex
 	record check.UserRecord
 	rev    uint64
+	in     map[string]bool                      // rooms
 	behind map[string]func(ctx context.Context) // by record: the last change again, while some node has not confirmed it
 }
 
@@ -97,6 +99,13 @@ func (p *person) now() check.UserRecord {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.record
+}
+
+// rooms are those that the person is in, sorted.
+func (p *person) rooms() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.in))
 }
 
 func newPerson(name string) (*person, error) {
@@ -196,6 +205,16 @@ func (a *admin) member(ctx context.Context, p *person, room, level string) (hist
 		return op
 	}
 	op, err := a.confirm(ctx, do)
+	if err == nil {
+		p.mu.Lock()
+		if p.in == nil {
+			p.in = map[string]bool{}
+		}
+		if p.in[room] = true; level == "" {
+			delete(p.in, room)
+		}
+		p.mu.Unlock()
+	}
 	a.remember(p, op, err, do)
 	return op, err
 }
