@@ -169,7 +169,7 @@ func (b *Backend) Name() string { return Name }
 func (b *Backend) Capabilities() cluster.Capabilities {
 	m := Missing()
 	if b.opts.PowerFS == "" && m[cluster.CapPowerFail] == "" {
-		m[cluster.CapPowerFail] = noBinary
+		m[cluster.CapPowerFail], m[cluster.CapDiskFaults] = noBinary, noBinary
 	}
 	return m
 }

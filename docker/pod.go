@@ -63,7 +63,7 @@ type pod struct {
 	addr                        string // on the cluster's network
 	endpoints                   cluster.Endpoints
 	ctl                         *control
-	disk                        *host.Disk // nil unless its power can fail
+	host.Faulty                 // its Disk is nil unless its power can fail
 
 	starting sync.Mutex // one Start or Wipe at a time
 

@@ -26,7 +26,7 @@ import (
 func Missing() cluster.Capabilities {
 	m := cluster.Capabilities{}
 	if why := noPower(); why != "" {
-		m[cluster.CapPowerFail] = why
+		m[cluster.CapPowerFail], m[cluster.CapDiskFaults] = why, why
 	}
 	if runtime.GOARCH != "amd64" {
 		m[cluster.CapClock] = "a static program's clock can be moved on amd64 only"
@@ -50,9 +50,6 @@ func noPower() string {
 // noBinary is why clusters whose power can fail cannot be had.
 const noBinary = "the backend was made without the binary of the file system that loses what was not synced"
 
-// errNoPower means that the cluster was made without such a file system.
-var errNoPower = errors.New("the cluster's data is not on a file system that can lose what was not synced: its Spec did not ask for one")
-
 // mountDisk makes the pod's file system, if its cluster wants one.
 func (p *pod) mountDisk(ctx context.Context) error {
 	want := p.c.spec.PowerFS
@@ -66,7 +63,7 @@ func (p *pod) mountDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.disk, err = host.Start(ctx, host.Options{Binary: p.c.b.opts.PowerFS, Dir: dir, Entries: want.Entries, UID: userID, GID: userID, Shared: true})
+	p.Disk, err = host.Start(ctx, host.Options{Binary: p.c.b.opts.PowerFS, Dir: dir, Entries: want.Entries, UID: userID, GID: userID, Shared: true})
 	if err != nil {
 		return errors.Join(err, os.Remove(dir))
 	}
@@ -75,18 +72,18 @@ func (p *pod) mountDisk(ctx context.Context) error {
 
 // bindDisk puts it over the volume's data directory.
 func (p *pod) bindDisk(h *container.HostConfig) {
-	if p.disk != nil {
-		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: p.disk.Dir(), Target: dataDir})
+	if p.Disk != nil {
+		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: p.Disk.Dir(), Target: dataDir})
 	}
 }
 
 // removeDisk is idempotent. The containers are gone by then.
 func (p *pod) removeDisk() error {
-	if p.disk == nil {
+	if p.Disk == nil {
 		return nil
 	}
-	err := p.disk.Close()
-	if gone := os.Remove(p.disk.Dir()); gone != nil && !errors.Is(gone, os.ErrNotExist) {
+	err := p.Disk.Close()
+	if gone := os.Remove(p.Disk.Dir()); gone != nil && !errors.Is(gone, os.ErrNotExist) {
 		err = errors.Join(err, fmt.Errorf("remove mount point: %w", gone))
 	}
 	return err
@@ -94,12 +91,12 @@ func (p *pod) removeDisk() error {
 
 // PowerFail implements cluster.PowerLoser.
 func (p *pod) PowerFail(ctx context.Context, loss cluster.PowerLoss) (cluster.Dropped, error) {
-	if p.disk == nil {
-		return cluster.Dropped{}, errNoPower
+	if p.Disk == nil {
+		return cluster.Dropped{}, host.ErrNoDisk
 	}
 	p.starting.Lock()
 	defer p.starting.Unlock()
-	d, err := p.disk.Cut(ctx, loss, func(ctx context.Context) error {
+	d, err := p.Disk.Cut(ctx, loss, func(ctx context.Context) error {
 		if err := p.Signal(ctx, syscall.SIGKILL); err != nil {
 			return err
 		}
@@ -113,8 +110,8 @@ func (p *pod) PowerFail(ctx context.Context, loss cluster.PowerLoss) (cluster.Dr
 
 // PowerState implements cluster.PowerLoser.
 func (p *pod) PowerState(ctx context.Context) (cluster.PowerState, error) {
-	if p.disk == nil {
-		return cluster.PowerState{}, errNoPower
+	if p.Disk == nil {
+		return cluster.PowerState{}, host.ErrNoDisk
 	}
-	return p.disk.State(ctx)
+	return p.Disk.State(ctx)
 }

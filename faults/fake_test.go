@@ -63,12 +63,13 @@ type fakeNode struct {
 	wipesNot    bool
 	unreachable bool // nothing answers there
 	power       fakePower
+	disk        *fakeDisk
 }
 
 func newFake(size int) *fakeCluster {
 	c := &fakeCluster{drops: map[string]*fakePartition{}}
 	for i := range size {
-		n := &fakeNode{c: c, id: cluster.NodeID(fmt.Sprintf("n%d", i+1)), usage: cluster.Usage{Files: 10, Bytes: 1000}}
+		n := &fakeNode{c: c, id: cluster.NodeID(fmt.Sprintf("n%d", i+1)), usage: cluster.Usage{Files: 10, Bytes: 1000}, disk: newFakeDisk()}
 		n.state = n.life()
 		c.nodes = append(c.nodes, n)
 	}

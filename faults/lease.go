@@ -22,12 +22,21 @@ type keeper struct {
 	stop  func() // ends the renewals; nil while there are none
 }
 
-// begin renews the leases until end, one goroutine per host: one that hangs must not cost the others their lease.
+// begin renews the leases until end.
 func (k *keeper) begin(ctx context.Context, hosts []host) {
+	var renewals []func(context.Context) error
+	for _, h := range hosts {
+		renewals = append(renewals, func(ctx context.Context) error { return h.agent.Call(ctx, agent.MethodRenew, nil, nil) })
+	}
+	k.renew(ctx, renewals)
+}
+
+// renew calls each of them again and again until end, each in a goroutine of its own: one that hangs must not cost the others their lease.
+func (k *keeper) renew(ctx context.Context, renewals []func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the fault outlives the call that injects it
 	var wg sync.WaitGroup
-	for _, h := range hosts {
-		wg.Go(func() { renew(ctx, h) })
+	for _, r := range renewals {
+		wg.Go(func() { again(ctx, r) })
 	}
 	k.mu.Lock()
 	old := k.stop
@@ -57,8 +66,8 @@ func (k *keeper) since() time.Time {
 	return k.began
 }
 
-// renew ignores errors: a lease that runs out shows in the probes, and that is what counts.
-func renew(ctx context.Context, h host) {
+// again ignores errors: a lease that runs out shows in the probes, and that is what counts.
+func again(ctx context.Context, renew func(context.Context) error) {
 	t := time.NewTicker(renewEvery)
 	defer t.Stop()
 	for {
@@ -67,7 +76,7 @@ func renew(ctx context.Context, h host) {
 			return
 		case <-t.C:
 			call, cancel := context.WithTimeout(ctx, renewTimeout)
-			_ = h.agent.Call(call, agent.MethodRenew, nil, nil)
+			_ = renew(call)
 			cancel()
 		}
 	}

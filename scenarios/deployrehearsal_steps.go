@@ -229,9 +229,7 @@ func (k *kit) versions(wanted func(*Run) string) Step {
 // settled is converge after a script that has started daemons and waited for them: the time that counts is what is left to do when it ends.
 func settled(name string) Step {
 	return Step{convergePrefix + name, func(ctx context.Context, r *Run) error {
-		r.mu.Lock()
-		r.lastStart = time.Now()
-		r.mu.Unlock()
+		r.setLastStart()
 		return r.converge(ctx, name)
 	}}
 }

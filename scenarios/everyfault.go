@@ -19,12 +19,12 @@ const everyFaultHold = 5 * time.Second
 // everyFault takes each verb of the catalogue, in its order, through all its stages under load, on nodes that the seed picks.
 func everyFault() Scenario {
 	return Scenario{
-		Name: EveryFault, Family: "faults", Seconds: 230, Nightly: true,
+		Name: EveryFault, Family: "faults", Seconds: 310, Nightly: true,
 		Doc:   "each fault of the catalogue, one after the other under load: measured absent, in force, still in force, and gone; no bystander hit",
-		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources, cluster.CapClock, cluster.CapPowerFail},
+		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources, cluster.CapClock, cluster.CapPowerFail, cluster.CapDiskFaults},
 		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(p *Plan) []Step {
-			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
+			steps := []Step{startAll(), supervise(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
 			for _, v := range faults.Catalogue() {
 				steps = append(steps, onceOver(p, v)...)
 			}

@@ -90,7 +90,7 @@ func (r *Run) heal(ctx context.Context, name string) error {
 	}
 	err := r.injector.Heal(ctx, a.f)
 	r.forget(name)
-	r.lastStart = time.Now()
+	r.setLastStart()
 	if seenByProbe(err) {
 		return fmt.Errorf("%w: %w", errGiveUp, err)
 	}

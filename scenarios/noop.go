@@ -18,7 +18,7 @@ const noopPatience = 2 * time.Second
 // noopFaults runs every verb of the catalogue without doing it: each must be caught as not in force.
 func noopFaults() Scenario {
 	return Scenario{
-		Name: "noop-faults", Family: "noop-faults", Seconds: 30,
+		Name: "noop-faults", Family: "noop-faults", Seconds: 45,
 		Doc:   "negative control: each fault of the catalogue, not injected, must be caught as not in force",
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},

@@ -93,10 +93,12 @@ type Run struct {
 	picked   map[string][]cluster.NodeID // nodes that steps chose, for claims
 	errs     []string
 
-	lastStart time.Time // of a daemon, by a step or by healing a fault
+	watchers sync.WaitGroup     // beside the steps
+	unwatch  context.CancelFunc // ends them; nil while there are none
 
-	mu    sync.Mutex
-	phase string
+	mu        sync.Mutex
+	phase     string
+	lastStart time.Time // of a daemon, by a step, a supervisor, or by healing a fault
 }
 
 // load is a workload that runs in the background.
@@ -321,6 +323,10 @@ func (r *Run) await(l *load) {
 func (r *Run) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectTimeout)
 	defer cancel()
+	if r.unwatch != nil {
+		r.unwatch()
+		r.watchers.Wait()
+	}
 	r.healAll(ctx)
 	left := slices.Concat(r.loads, r.resting) // the steps did not come to their end: nobody has closed them
 	r.stopLoads()

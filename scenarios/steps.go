@@ -81,9 +81,19 @@ func (r *Run) start(ctx context.Context, stagger time.Duration, ids ...cluster.N
 // noteStart notes a daemon's start.
 func (r *Run) noteStart(id cluster.NodeID) {
 	r.Rec.Event(history.Event{Kind: "node", Name: "started", Nodes: []string{string(id)}})
+	r.setLastStart()
+}
+
+func (r *Run) setLastStart() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.lastStart = time.Now()
-	r.mu.Unlock()
+}
+
+func (r *Run) lastStarted() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastStart
 }
 
 // startAll starts every node at the same time.
@@ -125,7 +135,7 @@ func (r *Run) converge(ctx context.Context, name string) error {
 	if r.Plan.Kind == cluster.Membershipd {
 		want = observe.Want{Buckets: buckets, Replicas: r.wantReplicas()}
 	}
-	began := r.lastStart
+	began := r.lastStarted()
 	wctx, cancel := context.WithTimeout(ctx, convergeTimeout)
 	defer cancel()
 	p := observe.WaitConverged(wctx, r.Cluster, want)

@@ -1,7 +1,9 @@
 //go:build linux
 
-// Command powerfs serves one file system that can lose what was not synced, to the harness that started it. It unmounts and ends when its standard
-// input ends.
+// Command powerfs serves one file system that can lose what was not synced, and misbehave, to the harness that started it. It unmounts and ends when its
+// standard input ends.
+//
+// It is two processes: one serves, and one watches it. A server that is frozen would freeze whoever uses the file system.
 package main
 
 import (
@@ -39,6 +41,7 @@ type settings struct {
 	dir, entries string
 	uid, gid     uint
 	shared       bool
+	serve        bool
 }
 
 func parse(args []string, stderr io.Writer) (s settings, err error) {
@@ -49,6 +52,7 @@ func parse(args []string, stderr io.Writer) (s settings, err error) {
 	fs.UintVar(&s.uid, "uid", 0, "`owner` of the root directory")
 	fs.UintVar(&s.gid, "gid", 0, "`group` of the root directory")
 	fs.BoolVar(&s.shared, "shared", false, "other users may use it")
+	fs.BoolVar(&s.serve, "serve", false, "do it in this process, which nobody watches")
 	if err := fs.Parse(args); err != nil {
 		return s, err
 	}
@@ -69,6 +73,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case err != nil:
 		_, _ = fmt.Fprintf(stderr, "powerfs: %v\n", err)
 		return exitUsage
+	}
+	if !s.serve {
+		return watch(args, stdin, stdout, stderr)
 	}
 	if err := serve(s, stdin, stdout, stderr); err != nil {
 		_, _ = fmt.Fprintf(stderr, "powerfs: %v\n", err)
@@ -109,7 +116,18 @@ func answer(m *fusemount.Mount, line []byte) host.Response {
 	if err := json.Unmarshal(line, &req); err != nil {
 		return host.Response{Error: "unreadable request: " + err.Error()}
 	}
-	var result any
+	result, err := do(m, req)
+	if err != nil {
+		return host.Response{ID: req.ID, Error: err.Error()}
+	}
+	raw, err := json.Marshal(result)
+	if err != nil {
+		return host.Response{ID: req.ID, Error: err.Error()}
+	}
+	return host.Response{ID: req.ID, Result: raw}
+}
+
+func do(m *fusemount.Mount, req host.Request) (result any, err error) {
 	switch req.Method {
 	case host.MethodState:
 		result = m.Usage()
@@ -119,12 +137,16 @@ func answer(m *fusemount.Mount, line []byte) host.Response {
 		m.Thaw()
 	case host.MethodFail:
 		result = m.PowerFail(req.Loss)
+	case host.MethodSetFault:
+		err = m.SetFault(req.Fault)
+	case host.MethodClearFault:
+		m.ClearFault(req.Fault.ID)
+	case host.MethodRenew:
+		m.RenewFaults()
+	case host.MethodFaults:
+		result = m.Faults()
 	default:
-		return host.Response{Error: fmt.Sprintf("there is no method %q", req.Method)}
+		err = fmt.Errorf("there is no method %q", req.Method)
 	}
-	raw, err := json.Marshal(result)
-	if err != nil {
-		return host.Response{Error: err.Error()}
-	}
-	return host.Response{Result: raw}
+	return result, err
 }

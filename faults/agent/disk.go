@@ -6,3 +6,8 @@ type ReadParams struct {
 	Offset int64  `json:"offset"`
 	Bytes  int    `json:"bytes"` // 1 to 32768
 }
+
+// DiskProbeParams says where in the data directory to write, sync and read a file, whether the daemon runs or not.
+type DiskProbeParams struct {
+	Under string `json:"under"` // a directory, relative, with slashes; "" for the data directory itself
+}

@@ -28,6 +28,16 @@ func (s storage) read(p ReadParams) ([]byte, error) {
 	return b, diskError(err)
 }
 
+func (s storage) probe(p DiskProbeParams) (cluster.DiskProbe, error) {
+	root, err := s.open()
+	if err != nil {
+		return cluster.DiskProbe{}, err
+	}
+	defer func() { _ = root.Close() }() // the probe has its own errors
+	found, err := datadir.Probe(root, p.Under)
+	return found, permitted(err)
+}
+
 // edit is refused while the daemon runs, and fails when it was started meanwhile: then nobody knows what it saw.
 func (r *session) edit(e cluster.Edit) (cluster.Edited, error) {
 	if err := r.refuseRunning(); err != nil {

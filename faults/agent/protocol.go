@@ -50,6 +50,7 @@ const (
 	MethodFiles     = "files"      // -> []cluster.FileInfo: of the data directory
 	MethodRead      = "read"       // ReadParams -> []byte: a piece of one of those files
 	MethodEdit      = "edit"       // cluster.Edit -> cluster.Edited; refused while the daemon runs
+	MethodDiskProbe = "disk-probe" // DiskProbeParams -> cluster.DiskProbe: a file written, synced and read there
 	MethodWipe      = "wipe"       // -> what was there; refused while the daemon runs
 	MethodPartition = "partition"  // PartitionParams -> PartitionResult
 	MethodHeal      = "heal"       // HealParams: removes one fault, or all for an empty id; idempotent

@@ -190,6 +190,8 @@ func (r *session) do(c call) (any, error) {
 		return with(c.Params, r.data.read)
 	case MethodEdit:
 		return with(c.Params, r.edit)
+	case MethodDiskProbe:
+		return with(c.Params, r.data.probe)
 	case MethodPartition:
 		return with(c.Params, r.net.partition)
 	case MethodHeal:

@@ -1,6 +1,7 @@
 package powerfs
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 )
@@ -16,6 +17,8 @@ type data struct {
 	pages []*page // nil is a hole
 	size  int64
 	dirty map[int]struct{} // pages written since the last sync
+	// ghosts are pages whose sync has failed: they are seen, count as clean, and a later sync does not write them, as Linux has it.
+	ghosts map[int]struct{}
 
 	diskPages []*page
 	diskSize  int64
@@ -74,7 +77,19 @@ func (d *data) own(i int) *page {
 		d.dirty = map[int]struct{}{}
 	}
 	d.pages[i], d.dirty[i] = pg, struct{}{}
+	delete(d.ghosts, i)
 	return pg
+}
+
+// forget is a sync that has failed: what it should have written will never be, unless it is written to again. The size stays pending.
+func (d *data) forget() {
+	if d.ghosts == nil {
+		d.ghosts = map[int]struct{}{}
+	}
+	for i := range d.dirty {
+		d.ghosts[i] = struct{}{}
+	}
+	clear(d.dirty)
 }
 
 func (d *data) grow(size int64) {
@@ -98,6 +113,13 @@ func (d *data) truncate(size int64) {
 	for i := range d.dirty {
 		if int64(i)*PageSize >= size {
 			delete(d.dirty, i)
+		}
+	}
+	for i := range d.ghosts {
+		if start := int64(i) * PageSize; start >= size {
+			delete(d.ghosts, i)
+		} else if start+PageSize > size {
+			d.own(i) // the kernel writes zeros beyond the end
 		}
 	}
 	d.size, d.low, d.sizes = size, min(d.low, size), nil
@@ -136,15 +158,41 @@ func (d *data) persist() {
 		keep = len(d.diskPages)
 	}
 	keep = min(keep, len(d.diskPages), len(d.pages))
+	ghosts := d.underGhosts()
 	d.diskPages = append(d.diskPages[:keep], d.pages[keep:]...)
 	for i := range d.dirty {
 		d.diskPages[i] = d.pages[i]
+	}
+	for i, pg := range ghosts {
+		d.diskPages[i] = pg
 	}
 	clear(d.dirty)
 	d.diskSize, d.low, d.sizes = d.size, d.size, nil
 }
 
-func (d *data) clean() bool { return len(d.dirty) == 0 && d.size == d.diskSize && d.low == d.diskSize }
+// underGhosts is what the disk holds where syncs have failed, as the sync that works now leaves it.
+func (d *data) underGhosts() map[int]*page {
+	if len(d.ghosts) == 0 {
+		return nil
+	}
+	out := map[int]*page{}
+	for i := range d.ghosts {
+		out[i] = nil
+		start := int64(i) * PageSize
+		switch {
+		case i >= len(d.diskPages) || start >= d.low:
+		case start+PageSize > d.low:
+			out[i] = tail(d.diskPages[i], d.low)
+		default:
+			out[i] = d.diskPages[i]
+		}
+	}
+	return out
+}
+
+func (d *data) clean() bool {
+	return len(d.dirty)+len(d.ghosts) == 0 && d.size == d.diskSize && d.low == d.diskSize
+}
 
 // pendingData counts what is not durable.
 type pendingData struct {
@@ -153,8 +201,8 @@ type pendingData struct {
 }
 
 func (d *data) pending() pendingData {
-	p := pendingData{pages: len(d.dirty)}
-	for i := range d.dirty {
+	p := pendingData{pages: len(d.dirty) + len(d.ghosts)}
+	for _, i := range d.undurable() {
 		p.bytes += min(PageSize, d.size-int64(i)*PageSize)
 	}
 	return p
@@ -162,7 +210,7 @@ func (d *data) pending() pendingData {
 
 // fate is what a power failure made of a file's pending data.
 type fate struct {
-	kept, dropped []int // dirty pages
+	kept, dropped []int // pages that were not durable
 	size          int64
 	truncated     bool // a pending truncation has survived
 	untruncated   bool // one has not
@@ -198,8 +246,12 @@ func (d *data) fail(rng *rand.Rand, chance float64) fate {
 			f.dropped = append(f.dropped, i)
 		}
 	}
+	for i := range d.ghosts {
+		f.dropped = append(f.dropped, i)
+	}
+	slices.Sort(f.dropped)
 	pages = cut(pages, f.size)
-	d.pages, d.size, d.dirty, d.sizes = pages, f.size, nil, nil
+	d.pages, d.size, d.dirty, d.ghosts, d.sizes = pages, f.size, nil, nil, nil
 	d.diskPages, d.diskSize, d.low = slices.Clone(pages), f.size, f.size
 	return f
 }
@@ -226,11 +278,11 @@ func (d *data) survivingSize(rng *rand.Rand, chance float64, base int64) int64 {
 	return torn[rng.IntN(len(torn))]
 }
 
-func (d *data) dirtyInOrder() []int {
-	out := make([]int, 0, len(d.dirty))
-	for i := range d.dirty {
-		out = append(out, i)
-	}
+func (d *data) dirtyInOrder() []int { return slices.Sorted(maps.Keys(d.dirty)) }
+
+// undurable lists the pages that are seen and not durable, those included that no sync will write any more.
+func (d *data) undurable() []int {
+	out := slices.AppendSeq(d.dirtyInOrder(), maps.Keys(d.ghosts))
 	slices.Sort(out)
 	return out
 }

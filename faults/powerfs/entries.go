@@ -40,9 +40,7 @@ func (fs *FS) do(op *entryOp) {
 		if e.to != nil {
 			e.dir.now[e.name] = e.to
 			e.to.links++
-			if e.to.dir() {
-				e.to.parent, e.to.label = e.dir, e.name
-			}
+			e.to.parent, e.to.label = e.dir, e.name
 		}
 		e.dir.mtime = time.Now()
 	}
@@ -209,6 +207,11 @@ func (fs *FS) make(verb string, dir uint64, name string, mode uint32, o Owner) (
 	d, err := fs.vacant(dir, name)
 	if err != nil {
 		return nil, err
+	}
+	if mode&syscall.S_IFMT == syscall.S_IFDIR {
+		if err := fs.entryRoom(d); err != nil {
+			return nil, err
+		}
 	}
 	n := fs.newInode(mode, o)
 	n.refs++

@@ -127,7 +127,7 @@ func (f *failure) losePaths(after map[*inode]string) {
 		f.rec.PendingBytes += p.bytes
 		f.rec.DroppedBytes += p.bytes
 		f.rec.LostBytes += n.size
-		f.rec.Files = append(f.rec.Files, cluster.DroppedFile{Path: f.before[n], Lost: true, SizeBefore: n.size, Dropped: ranges(n.dirtyInOrder(), n.size)})
+		f.rec.Files = append(f.rec.Files, cluster.DroppedFile{Path: f.before[n], Lost: true, SizeBefore: n.size, Dropped: ranges(n.undurable(), n.size)})
 	}
 }
 
@@ -139,7 +139,7 @@ func (f *failure) loseData(after map[*inode]string) {
 		}
 		was := n.size
 		p := n.pending()
-		touched := pageBytes(n.dirtyInOrder(), was)
+		touched := pageBytes(n.undurable(), was)
 		fate := n.fail(f.rng, f.chance)
 		f.rec.PendingPages += p.pages
 		f.rec.PendingBytes += p.bytes
@@ -202,9 +202,7 @@ func (fs *FS) restart(after map[*inode]string) {
 			n.now[name] = c
 			c.links++
 			c.diskLinks++
-			if c.dir() {
-				c.parent, c.label = n, name
-			}
+			c.parent, c.label = n, name
 		}
 	}
 	for _, n := range fs.nodes {

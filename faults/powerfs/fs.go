@@ -55,6 +55,7 @@ type FS struct {
 	cuts    int
 	synced  uint64 // successful syncs, of files and directories
 	written uint64 // bytes
+	faults  []*fault
 }
 
 // inode is a file, a directory or a symbolic link.
@@ -66,8 +67,8 @@ type inode struct {
 
 	data // of a file
 
-	parent *inode            // of a directory; nil for the root
-	label  string            // of a directory: its name in parent
+	parent *inode            // where it was put last; nil for the root
+	label  string            // its name there
 	now    map[string]*inode // of a directory: what is seen
 	disk   map[string]*inode // of a directory: what is durable
 
@@ -296,6 +297,9 @@ func (fs *FS) Open(ino uint64, truncate, synchronous bool) (*Handle, error) {
 	return &Handle{ino: ino, cut: fs.cuts, sync: synchronous}, nil
 }
 
+// Synchronous tells whether each write through the handle is synced.
+func (h *Handle) Synchronous() bool { return h.sync }
+
 // Release closes a handle.
 func (fs *FS) Release(h *Handle) { fs.Forget(h.ino, 1) }
 
@@ -318,10 +322,14 @@ func (fs *FS) Read(h *Handle, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, syscall.EINVAL
 	}
+	if f := fs.strikes(cluster.DiskReadError, n); f != nil {
+		f.bytes += uint64(len(p))
+		return 0, syscall.EIO
+	}
 	return n.read(p, off), nil
 }
 
-// Write writes to a file; it is pending until the file is synced.
+// Write writes to a file; it is pending until the file is synced. On a full disk it writes what fits.
 func (fs *FS) Write(h *Handle, p []byte, off int64) (int, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -334,11 +342,22 @@ func (fs *FS) Write(h *Handle, p []byte, off int64) (int, error) {
 	case off > maxFile-int64(len(p)):
 		return 0, syscall.EFBIG
 	}
+	if f := fs.strikes(cluster.DiskWriteError, n); f != nil {
+		f.bytes += uint64(len(p))
+		return 0, syscall.EIO
+	}
+	fits, err := fs.space(n, off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	p = p[:fits]
 	n.write(p, off)
 	fs.written += uint64(len(p))
 	n.mtime = time.Now()
 	if h.sync {
-		fs.syncFile(n)
+		if err := fs.syncFile(n); err != nil {
+			return 0, err
+		}
 	}
 	return len(p), nil
 }
@@ -351,16 +370,24 @@ func (fs *FS) Fsync(h *Handle) error {
 	if err != nil {
 		return err
 	}
-	fs.syncFile(n)
-	return nil
+	return fs.syncFile(n)
 }
 
-func (fs *FS) syncFile(n *inode) {
+func (fs *FS) syncFile(n *inode) error {
+	switch fs.falseSync(n) {
+	case syncFails:
+		n.forget()
+		return syscall.EIO
+	case syncLies:
+		return nil
+	case syncWorks:
+	}
 	n.persist()
 	fs.synced++
 	if fs.entries == Journaled {
 		fs.commitAll()
 	}
+	return nil
 }
 
 // Fsyncdir makes the entries of a directory durable; with [Journaled] entries, every directory operation so far.
@@ -370,6 +397,13 @@ func (fs *FS) Fsyncdir(ino uint64) error {
 	d, err := fs.getDir(ino)
 	if err != nil {
 		return err
+	}
+	switch fs.falseSync(d) {
+	case syncFails:
+		return syscall.EIO
+	case syncLies:
+		return nil
+	case syncWorks:
 	}
 	fs.synced++
 	if fs.entries == Journaled {
@@ -388,10 +422,13 @@ func (fs *FS) Allocate(h *Handle, size int64) error {
 	if err != nil {
 		return err
 	}
-	if size > n.size {
-		return n.resize(size)
+	if size <= n.size {
+		return nil
 	}
-	return nil
+	if pages, full := fs.free(); full && pagesFor(size)-len(n.pages) > pages {
+		return syscall.ENOSPC
+	}
+	return n.resize(size)
 }
 
 // Readlink gives a symbolic link's target.

@@ -2,12 +2,14 @@ package powerfs_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -20,6 +22,9 @@ import (
 type reference struct {
 	seen, synced map[uint64][]byte            // files
 	names, disk  map[uint64]map[string]uint64 // directories
+
+	dirty, ghost map[uint64]map[int]bool // pages of files: written since the last sync that was tried; whose sync has failed
+	low          map[uint64]int64        // the smallest size since the last sync that worked
 }
 
 // machine drives both with the same operations.
@@ -37,7 +42,8 @@ const (
 
 func newMachine(t *rapid.T, mode cluster.EntryMode) *machine {
 	m := &machine{disk: disk{t, powerfs.New(mode, powerfs.Owner{}, 0o755)}, dirs: []uint64{powerfs.RootIno}}
-	m.ref = reference{map[uint64][]byte{}, map[uint64][]byte{}, map[uint64]map[string]uint64{}, map[uint64]map[string]uint64{}}
+	m.ref = reference{map[uint64][]byte{}, map[uint64][]byte{}, map[uint64]map[string]uint64{}, map[uint64]map[string]uint64{},
+		map[uint64]map[int]bool{}, map[uint64]map[int]bool{}, map[uint64]int64{}}
 	m.ref.names[powerfs.RootIno], m.ref.disk[powerfs.RootIno] = map[string]uint64{}, map[string]uint64{}
 	return m
 }
@@ -49,7 +55,7 @@ func (m *machine) step(t *rapid.T) {
 	dir := rapid.SampledFrom(m.dirs).Draw(t, "dir")
 	n := name.Draw(t, "name")
 	ino, there := m.ref.names[dir][n]
-	switch op := rapid.IntRange(0, 9).Draw(t, "op"); {
+	switch op := rapid.IntRange(0, 10).Draw(t, "op"); {
 	case op == 0 && !there && len(m.dirs) < 5:
 		ino = m.mkdir(dir, n)
 		m.dirs = append(m.dirs, ino)
@@ -58,6 +64,7 @@ func (m *machine) step(t *rapid.T) {
 		ino = m.create(dir, n)
 		m.files = append(m.files, ino)
 		m.ref.names[dir][n], m.ref.seen[ino], m.ref.synced[ino] = ino, nil, nil
+		m.ref.dirty[ino], m.ref.ghost[ino] = map[int]bool{}, map[int]bool{}
 	case op == 3 && there && !slices.Contains(m.dirs, ino):
 		m.must(m.Unlink(dir, n))
 		delete(m.ref.names[dir], n)
@@ -81,11 +88,17 @@ func (m *machine) fileStep(t *rapid.T, op int, ino uint64) {
 	switch op {
 	case 6:
 		m.fsync(ino)
-		m.ref.synced[ino] = bytes.Clone(m.ref.seen[ino])
+		m.ref.synced[ino] = m.ref.durable(ino)
+		m.ref.low[ino] = int64(len(m.ref.seen[ino]))
+		clear(m.ref.dirty[ino])
 	case 7:
 		size := rapid.Int64Range(0, maxOffset).Draw(t, "size")
 		m.truncate(ino, size)
-		m.ref.seen[ino] = resized(m.ref.seen[ino], size)
+		m.ref.truncate(ino, size)
+	case 10:
+		m.failingSync(ino)
+		maps.Copy(m.ref.ghost[ino], m.ref.dirty[ino])
+		clear(m.ref.dirty[ino])
 	default:
 		p := bytes.Repeat([]byte{byte(rapid.IntRange(1, 255).Draw(t, "fill"))}, rapid.IntRange(1, maxWrite).Draw(t, "length"))
 		off := rapid.Int64Range(0, maxOffset).Draw(t, "offset")
@@ -96,7 +109,50 @@ func (m *machine) fileStep(t *rapid.T, op int, ino uint64) {
 		}
 		copy(seen[off:], p)
 		m.ref.seen[ino] = seen
+		for i := int(off / powerfs.PageSize); i <= int((off+int64(len(p))-1)/powerfs.PageSize); i++ {
+			m.ref.dirty[ino][i] = true
+			delete(m.ref.ghost[ino], i)
+		}
 	}
+}
+
+// failingSync is an fsync that a fault makes fail.
+func (m *machine) failingSync(ino uint64) {
+	m.must(m.SetFault(cluster.DiskFault{ID: "f", Kind: cluster.DiskSyncError}, time.Minute))
+	m.with(ino, func(h *powerfs.Handle) {
+		if err := m.Fsync(h); !errors.Is(err, syscall.EIO) {
+			m.t.Fatalf("a failing sync: %v", err)
+		}
+	})
+	m.ClearFault("f")
+}
+
+// truncate dirties the page that the end is in, as the kernel does.
+func (r reference) truncate(ino uint64, size int64) {
+	if size < int64(len(r.seen[ino])) {
+		for _, set := range []map[int]bool{r.dirty[ino], r.ghost[ino]} {
+			maps.DeleteFunc(set, func(i int, _ bool) bool { return int64(i)*powerfs.PageSize >= size })
+		}
+		if last := int(size / powerfs.PageSize); size%powerfs.PageSize != 0 && r.ghost[ino][last] {
+			delete(r.ghost[ino], last)
+			r.dirty[ino][last] = true
+		}
+	}
+	r.seen[ino] = resized(r.seen[ino], size)
+	r.low[ino] = min(r.low[ino], size)
+}
+
+// durable is what a sync of the file leaves on the disk: what is seen, but where syncs have failed what was there before.
+func (r reference) durable(ino uint64) []byte {
+	out := bytes.Clone(r.seen[ino])
+	before := r.synced[ino]
+	before = before[:min(int64(len(before)), r.low[ino])]
+	for i := range r.ghost[ino] {
+		at := i * powerfs.PageSize
+		page := out[at:min(at+powerfs.PageSize, len(out))]
+		copy(page, part(before, at, len(page)))
+	}
+	return out
 }
 
 func resized(p []byte, size int64) []byte {
@@ -170,7 +226,11 @@ func TestAgainstModel(t *testing.T) {
 		want := m.ref.expected(m.ref.disk, m.ref.synced)
 		loss := nothingKept
 		if rapid.Bool().Draw(t, "all survives") {
-			want, loss = m.ref.expected(m.ref.names, m.ref.seen), allKept
+			kept := map[uint64][]byte{}
+			for ino := range m.ref.seen {
+				kept[ino] = m.ref.durable(ino)
+			}
+			want, loss = m.ref.expected(m.ref.names, kept), allKept
 		}
 		m.PowerFail(loss)
 		same(t, "after the power failure", m.tree(), want)

@@ -32,13 +32,13 @@ const (
 
 // node is one child process, again and again.
 type node struct {
-	id      cluster.NodeID
-	cluster *processes
-	ports   ports
-	dir     string     // holds data/, conf/ and the log
-	disk    *host.Disk // nil unless its power can fail
-	args    []string
-	env     []string
+	id          cluster.NodeID
+	cluster     *processes
+	ports       ports
+	dir         string // holds data/, conf/ and the log
+	host.Faulty        // its Disk is nil unless its power can fail
+	args        []string
+	env         []string
 
 	mu       sync.Mutex
 	last     *life  // nil until the first start

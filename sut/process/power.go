@@ -16,9 +16,6 @@ var _ cluster.PowerLoser = (*node)(nil)
 // noBinary is why clusters whose power can fail cannot be had.
 const noBinary = "the backend was made without the binary of the file system that loses what was not synced"
 
-// errNoPower means that the cluster was made without such a file system.
-var errNoPower = errors.New("the cluster's data is not on a file system that can lose what was not synced: its Spec did not ask for one")
-
 // mountDisks does it for all nodes, after their directories are made.
 func (c *processes) mountDisks(ctx context.Context) error {
 	for _, n := range c.nodes {
@@ -38,24 +35,24 @@ func (n *node) mountDisk(ctx context.Context) (err error) {
 	if n.cluster.backend.opts.PowerFS == "" {
 		return errors.New(noBinary)
 	}
-	n.disk, err = host.Start(ctx, host.Options{Binary: n.cluster.backend.opts.PowerFS, Dir: n.dataDir(), Entries: want.Entries, UID: os.Getuid(), GID: os.Getgid()})
+	n.Disk, err = host.Start(ctx, host.Options{Binary: n.cluster.backend.opts.PowerFS, Dir: n.dataDir(), Entries: want.Entries, UID: os.Getuid(), GID: os.Getgid()})
 	return err
 }
 
 // removeDisk is idempotent. No daemon is left by then.
 func (n *node) removeDisk() error {
-	if n.disk == nil {
+	if n.Disk == nil {
 		return nil
 	}
-	return n.disk.Close()
+	return n.Disk.Close()
 }
 
 // PowerFail implements cluster.PowerLoser.
 func (n *node) PowerFail(ctx context.Context, loss cluster.PowerLoss) (cluster.Dropped, error) {
-	if n.disk == nil {
-		return cluster.Dropped{}, errNoPower
+	if n.Disk == nil {
+		return cluster.Dropped{}, host.ErrNoDisk
 	}
-	d, err := n.disk.Cut(ctx, loss, func(ctx context.Context) error {
+	d, err := n.Disk.Cut(ctx, loss, func(ctx context.Context) error {
 		if err := n.Signal(ctx, syscall.SIGKILL); err != nil {
 			return err
 		}
@@ -69,8 +66,8 @@ func (n *node) PowerFail(ctx context.Context, loss cluster.PowerLoss) (cluster.D
 
 // PowerState implements cluster.PowerLoser.
 func (n *node) PowerState(ctx context.Context) (cluster.PowerState, error) {
-	if n.disk == nil {
-		return cluster.PowerState{}, errNoPower
+	if n.Disk == nil {
+		return cluster.PowerState{}, host.ErrNoDisk
 	}
-	return n.disk.State(ctx)
+	return n.Disk.State(ctx)
 }

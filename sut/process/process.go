@@ -34,7 +34,7 @@ func Missing() cluster.Capabilities {
 		cluster.CapResources: "child processes share this host's processors: their share is not limited",
 	}
 	if why := host.Unavailable(); why != "" {
-		m[cluster.CapPowerFail] = why
+		m[cluster.CapPowerFail], m[cluster.CapDiskFaults] = why, why
 	}
 	return m
 }
@@ -80,7 +80,7 @@ func (b *Backend) Name() string { return Name }
 func (b *Backend) Capabilities() cluster.Capabilities {
 	m := Missing()
 	if b.opts.PowerFS == "" && m[cluster.CapPowerFail] == "" {
-		m[cluster.CapPowerFail] = noBinary
+		m[cluster.CapPowerFail], m[cluster.CapDiskFaults] = noBinary, noBinary
 	}
 	return m
 }

@@ -67,6 +67,18 @@ func (m *Mount) Thaw() { m.raw.thaw() }
 // Usage is powerfs.FS.Usage.
 func (m *Mount) Usage() cluster.PowerState { return m.fs.Usage() }
 
+// SetFault is powerfs.FS.SetFault.
+func (m *Mount) SetFault(f cluster.DiskFault) error { return m.fs.SetFault(f, cluster.DiskLease) }
+
+// ClearFault is powerfs.FS.ClearFault.
+func (m *Mount) ClearFault(id string) { m.fs.ClearFault(id) }
+
+// RenewFaults is powerfs.FS.RenewFaults.
+func (m *Mount) RenewFaults() { m.fs.RenewFaults(cluster.DiskLease) }
+
+// Faults is powerfs.FS.Faults.
+func (m *Mount) Faults() []cluster.DiskFaultState { return m.fs.Faults() }
+
 // Close unmounts, also while somebody has files open there: they get ENOTCONN once this process has ended.
 func (m *Mount) Close() error {
 	m.raw.thaw()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -251,6 +252,9 @@ func (r *raw) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	if h == nil {
 		return nil, fuse.EBADF
 	}
+	if s := r.late(cancel, powerfs.OpRead, in.NodeId); !s.Ok() {
+		return nil, s
+	}
 	n, err := r.fs.Read(h, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
 	return fuse.ReadResultData(buf[:n]), status(err)
 }
@@ -262,6 +266,11 @@ func (r *raw) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	h := r.file(in.Fh)
 	if h == nil {
 		return 0, fuse.EBADF
+	}
+	if h.Synchronous() {
+		if s := r.late(cancel, powerfs.OpSync, in.NodeId); !s.Ok() {
+			return 0, s
+		}
 	}
 	n, err := r.fs.Write(h, data, int64(in.Offset))
 	return uint32(n), status(err)
@@ -292,6 +301,9 @@ func (r *raw) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	h := r.file(in.Fh)
 	if h == nil {
 		return fuse.EBADF
+	}
+	if s := r.late(cancel, powerfs.OpSync, in.NodeId); !s.Ok() {
+		return s
 	}
 	return status(r.fs.Fsync(h))
 }
@@ -375,10 +387,30 @@ func (r *raw) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if s := r.pass(cancel); !s.Ok() {
 		return s
 	}
+	if s := r.late(cancel, powerfs.OpSync, in.NodeId); !s.Ok() {
+		return s
+	}
 	return status(r.fs.Fsyncdir(in.NodeId))
 }
 
-// Sizes for df; nothing here is ever full.
+// late lets an operation wait for as long as a fault wants it to, and then at the gate. A signal ends the wait: see pass.
+func (r *raw) late(cancel <-chan struct{}, op powerfs.Op, ino uint64) fuse.Status {
+	d, ended := r.fs.Delay(op, ino)
+	if d <= 0 {
+		return fuse.OK
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ended:
+	case <-cancel:
+		return fuse.EINTR
+	}
+	return r.pass(cancel)
+}
+
+// Sizes for df of a disk that is not full.
 const (
 	statBlocks = 1 << 24 // of one page: 64 GiB
 	statFiles  = 1 << 20
@@ -390,8 +422,9 @@ func (r *raw) StatFs(cancel <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsO
 	}
 	u := r.fs.Usage()
 	used := min(uint64(u.Bytes)/powerfs.PageSize, statBlocks)
+	free := uint64(r.fs.Free(int(statBlocks - used)))
 	*out = fuse.StatfsOut{
-		Blocks: statBlocks, Bfree: statBlocks - used, Bavail: statBlocks - used, Files: statFiles, Ffree: statFiles - min(uint64(u.Files), statFiles),
+		Blocks: statBlocks, Bfree: free, Bavail: free, Files: statFiles, Ffree: statFiles - min(uint64(u.Files), statFiles),
 		Bsize: powerfs.PageSize, Frsize: powerfs.PageSize, NameLen: 255,
 	}
 	return fuse.OK

@@ -35,16 +35,24 @@ const (
 	MethodFreeze = "freeze" // operations wait from now on, as on a disk that hangs
 	MethodFail   = "fail"   // cluster.PowerLoss -> cluster.Dropped; operations pass again
 	MethodThaw   = "thaw"   // operations pass again as if nothing had been
+
+	MethodSetFault   = "set-fault"   // cluster.DiskFault, which ends by itself cluster.DiskLease later
+	MethodClearFault = "clear-fault" // the ID of one; idempotent
+	MethodRenew      = "renew"       // a new lease for every fault in force
+	MethodFaults     = "faults"      // -> []cluster.DiskFaultState
 )
 
 // Request is a line to the server.
 type Request struct {
+	ID     uint64            `json:"id"`
 	Method string            `json:"method"`
 	Loss   cluster.PowerLoss `json:"loss,omitzero"`
+	Fault  cluster.DiskFault `json:"fault,omitzero"`
 }
 
-// Response is a line from the server. The first one, unasked for, says that the file system is mounted.
+// Response is a line from the server, to the request with the same ID. The first one, with ID 0 and unasked for, says that the file system is mounted.
 type Response struct {
+	ID     uint64          `json:"id"`
 	Error  string          `json:"error,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 }
@@ -54,6 +62,7 @@ const (
 	callBound  = 30 * time.Second // for callers that set no bound
 	exitBound  = 10 * time.Second
 	maxLine    = 64 << 20 // a record names every file and operation
+	keepLines  = 16       // answers that wait for their reader
 	keepErrors = 2000     // bytes of the server's complaints that go into errors
 )
 
@@ -76,7 +85,8 @@ type Disk struct {
 	lines chan Response
 	errs  *tailBuffer
 
-	calling sync.Mutex
+	calling chan struct{} // holds one token while nobody waits for an answer
+	last    uint64        // ID of a request; belongs to whoever has the token
 	closing sync.Once
 	closed  error
 }
@@ -92,7 +102,7 @@ func Start(ctx context.Context, o Options) (*Disk, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, mountBound)
 	defer cancel()
-	if _, err := d.receive(ctx); err != nil {
+	if _, err := d.receive(ctx, 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("start file system: %w", err), d.Close())
 	}
 	return d, nil
@@ -103,7 +113,8 @@ func start(o Options) (*Disk, error) {
 	if o.Shared {
 		args = append(args, "--shared")
 	}
-	d := &Disk{dir: o.Dir, cmd: exec.Command(o.Binary, args...), lines: make(chan Response), errs: &tailBuffer{}}
+	d := &Disk{dir: o.Dir, cmd: exec.Command(o.Binary, args...), lines: make(chan Response, keepLines), errs: &tailBuffer{}, calling: make(chan struct{}, 1)}
+	d.calling <- struct{}{}
 	d.cmd.Stderr, d.cmd.SysProcAttr = d.errs, attributes()
 	in, err := d.cmd.StdinPipe()
 	if err != nil {
@@ -134,42 +145,54 @@ func (d *Disk) read(r io.Reader) {
 	}
 }
 
-func (d *Disk) receive(ctx context.Context) (json.RawMessage, error) {
-	select {
-	case r, ok := <-d.lines:
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("%w: %s", ErrGone, d.errs)
-		case r.Error != "":
-			return nil, errors.New(r.Error)
+// receive waits for the answer to a request. Answers to earlier ones, for which nobody waited long enough, are passed over.
+func (d *Disk) receive(ctx context.Context, id uint64) (json.RawMessage, error) {
+	for {
+		select {
+		case r, ok := <-d.lines:
+			switch {
+			case !ok:
+				return nil, fmt.Errorf("%w: %s", ErrGone, d.errs)
+			case r.ID != id:
+				continue
+			case r.Error != "":
+				return nil, errors.New(r.Error)
+			}
+			return r.Result, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		return r.Result, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 
-// call asks one question. An answer that does not come in time would be taken for that of the next question: the server is ended.
+// call asks one question.
 func (d *Disk) call(ctx context.Context, req Request, result any) error {
-	d.calling.Lock()
-	defer d.calling.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callBound)
 	defer cancel()
-	if err := d.enc.Encode(req); err != nil {
-		return fmt.Errorf("ask the file system for %s: %w: %w", req.Method, ErrGone, err)
-	}
-	raw, err := d.receive(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			_ = d.cmd.Process.Kill() // Close reaps it
-		}
+	if err := d.ask(ctx, req, result); err != nil {
 		return fmt.Errorf("ask the file system for %s: %w", req.Method, err)
 	}
-	if result == nil {
-		return nil
+	return nil
+}
+
+func (d *Disk) ask(ctx context.Context, req Request, result any) error {
+	select {
+	case <-d.calling:
+		defer func() { d.calling <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	d.last++
+	req.ID = d.last
+	if err := d.enc.Encode(req); err != nil {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	raw, err := d.receive(ctx, req.ID)
+	if err != nil || result == nil {
+		return err
 	}
 	if err := json.Unmarshal(raw, result); err != nil {
-		return fmt.Errorf("ask the file system for %s: read answer: %w", req.Method, err)
+		return fmt.Errorf("read answer: %w", err)
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/datadir"
 )
 
 var binary string
@@ -416,12 +417,22 @@ func TestSweep(t *testing.T) {
 	if n, err := host.Sweep(parent); err != nil || n != 0 {
 		t.Errorf("swept %d living mounts, %v", n, err)
 	}
-	if err := errors.Join(cmd.Process.Kill(), in.Close()); err != nil {
+	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // killed
-	if _, err := os.ReadDir(dir); !errors.Is(err, syscall.ENOTCONN) {
-		t.Fatalf("a mount without a server: %v", err)
+	defer func() { _ = in.Close() }() // not before: a server whose input ends unmounts
+	_, _ = cmd.Process.Wait()         // killed
+	late := time.After(30 * time.Second)
+	for { // the server dies with the process that watches it, a moment later
+		_, err := os.ReadDir(dir)
+		if errors.Is(err, syscall.ENOTCONN) || errors.Is(err, fs.ErrNotExist) { // or somebody else's sweep was faster
+			break
+		}
+		select {
+		case <-late:
+			t.Fatalf("a mount without a server: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 	if _, err := host.Sweep(parent); err != nil { // somebody else's sweep may have been faster
 		t.Error(err)
@@ -459,4 +470,108 @@ func TestStartFailures(t *testing.T) {
 			t.Errorf("%s: it has started", what)
 		}
 	}
+}
+
+// Each kind of fault, seen through the kernel, and gone when it is cleared.
+func TestFaultsThroughTheKernel(t *testing.T) {
+	d := mount(t, cluster.EntriesJournaled)
+	n := host.Faulty{Disk: d}
+	root, err := os.OpenRoot(d.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	well := cluster.DiskProbe{}
+	for _, c := range []struct {
+		fault cluster.DiskFault
+		want  cluster.DiskProbe // errors, and the least times
+	}{
+		{cluster.DiskFault{Kind: cluster.DiskFull}, cluster.DiskProbe{WriteError: "ENOSPC"}},
+		{cluster.DiskFault{Kind: cluster.DiskSyncError}, cluster.DiskProbe{SyncError: "EIO"}},
+		{cluster.DiskFault{Kind: cluster.DiskWriteError}, cluster.DiskProbe{WriteError: "EIO"}},
+		{cluster.DiskFault{Kind: cluster.DiskReadError}, cluster.DiskProbe{ReadError: "EIO"}},
+		{cluster.DiskFault{Kind: cluster.DiskSlowSync, DelayMS: 150}, cluster.DiskProbe{SyncMS: 150}},
+		{cluster.DiskFault{Kind: cluster.DiskSlowRead, DelayMS: 150}, cluster.DiskProbe{ReadMS: 150}},
+		{cluster.DiskFault{Kind: cluster.DiskLyingSync}, well},
+	} {
+		c.fault.ID = "f"
+		if err := n.SetDiskFault(t.Context(), c.fault); err != nil {
+			t.Fatal(err)
+		}
+		got, err := datadir.Probe(root, "")
+		if err != nil {
+			t.Fatalf("%s: %v", c.fault.Kind, err)
+		}
+		if got.WriteError != c.want.WriteError || got.SyncError != c.want.SyncError || got.ReadError != c.want.ReadError || got.SyncMS < c.want.SyncMS || got.ReadMS < c.want.ReadMS {
+			t.Errorf("%s: measured %+v, want %+v", c.fault.Kind, got, c.want)
+		}
+		if fs, err := n.DiskFaults(t.Context()); err != nil || len(fs) != 1 || fs[0].Hit == 0 {
+			t.Errorf("%s: in force %+v, %v", c.fault.Kind, fs, err)
+		}
+		for range 2 {
+			if err := n.ClearDiskFault(t.Context(), "f"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := datadir.Probe(root, ""); err != nil || got.WriteError+got.SyncError+got.ReadError != "" || got.SyncMS > 140 || got.ReadMS > 140 {
+			t.Errorf("after %s: %+v, %v", c.fault.Kind, got, err)
+		}
+	}
+	if err := n.SetDiskFault(t.Context(), cluster.DiskFault{ID: "f", Kind: "melted"}); err == nil {
+		t.Error("a fault that there is none of is accepted")
+	}
+	if err := (host.Faulty{}).RenewDiskFaults(t.Context()); !errors.Is(err, host.ErrNoDisk) {
+		t.Errorf("faults of an ordinary disk: %v", err)
+	}
+}
+
+// A server that is frozen is let go on before those who use the file system wait for longer than a lease; nothing is lost.
+func TestFrozenServerIsContinued(t *testing.T) {
+	dir := t.TempDir()
+	if why := host.Unavailable(); why != "" {
+		t.Skip(why)
+	}
+	d, err := host.Start(t.Context(), host.Options{Binary: binary, Dir: dir, UID: os.Getuid(), GID: os.Getgid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	server := serverOf(t, dir)
+	if err := syscall.Kill(server, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o600); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	if took := time.Since(began); took < time.Second || took > 10*time.Second {
+		t.Errorf("it stood still for %v", took)
+	}
+	if err := syscall.Kill(server, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadFile(filepath.Join(dir, "f")); !errors.Is(err, syscall.ENOTCONN) && !errors.Is(err, syscall.ECONNABORTED) {
+		t.Errorf("a file whose server was killed: %v", err)
+	}
+}
+
+// serverOf finds the process that serves a mount: the one that was told to, and not the one that watches it.
+func serverOf(t *testing.T, dir string) int {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range lines {
+		b, err := os.ReadFile(l)
+		if err != nil || !bytes.Contains(b, []byte("--serve\x00")) || !bytes.Contains(b, []byte(dir+"\x00")) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(l, "/proc/%d/cmdline", &pid); err == nil {
+			return pid
+		}
+	}
+	t.Fatal("no process serves the mount")
+	return 0
 }
