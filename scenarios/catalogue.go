@@ -17,6 +17,6 @@ func All() []Scenario {
 		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
 		coldStart(), noopFaults(), everyFault(), clockJump(), nemesis(),
-		gracefulStop(), foreignDataDir(), rollingUpgrade(false), rollingUpgrade(true), certRotation(), flood(), acl(), authColdStart(), deployRehearsal(),
+		gracefulStop(), foreignDataDir(), seedImported(), rollingUpgrade(false), rollingUpgrade(true), certRotation(), flood(), acl(), authColdStart(), deployRehearsal(),
 	}, slices.Concat(userAdds(), powerFailures(), partitions(), grayFailures())...)
 }

@@ -47,6 +47,7 @@ func Mutants() []Mutant {
 			[]Sign{sign("core-delivered-n1", check.CodeSkipped), sign("core-delivered-n2", check.CodeSkipped), sign("core-delivered-n3", check.CodeSkipped)}},
 		{"rights-at-login-only", "what a user may do is looked up at login and never again", "acl", access},
 		{"room-revoke-open", "who is taken out of a room keeps what the open connection was given", "acl", access},
+		{"seed-twice", "the seed file is imported at every start, over what is there", seedImport, []Sign{sign("imported-once", check.CodeNotSame)}},
 		{"success-before-confirmed", "the users API answers before the write is confirmed", "user-add",
 			[]Sign{sign("users-intact", check.CodeAckedMissing, check.CodeTwoOwners, check.CodeHalfWritten, check.CodeNotIdempotent, check.CodeWronglyRefused),
 				sign("no-ack-lost", check.CodeAckedNoQuorum)}},

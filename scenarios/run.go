@@ -91,6 +91,7 @@ type Run struct {
 	active   map[string]*activeFault
 	counts   map[string]int
 	picked   map[string][]cluster.NodeID // nodes that steps chose, for claims
+	seeds    map[string]string           // public keys of the scenario's first admins, by name
 	errs     []string
 
 	watchers sync.WaitGroup     // beside the steps
@@ -265,10 +266,14 @@ func (r *Run) open(ctx context.Context, subject cluster.Subject) error {
 	if err != nil {
 		return fmt.Errorf("make the clients' identity: %w", err)
 	}
+	seed, err := r.seedFile()
+	if err != nil {
+		return err
+	}
 	r.setPhase("making the cluster")
 	c, err := r.set.Backend.NewCluster(ctx, cluster.Spec{
 		RunID: r.set.RunID, Name: r.Scenario.Name, Subject: subject, Replicas: r.Scenario.Replicas, Sync: cmp.Or(r.Scenario.Sync, r.set.Sync), AdminKey: id.Public(), PlainText: r.set.PlainText,
-		PowerFS: r.powerFS(),
+		PowerFS: r.powerFS(), SeedFile: seed,
 	})
 	if err != nil {
 		return err
@@ -277,6 +282,22 @@ func (r *Run) open(ctx context.Context, subject cluster.Subject) error {
 	r.Env = &workload.Env{Cluster: c, Recorder: r.Rec, Seed: r.Plan.Seed, Identity: id, Log: r.set.Log}
 	r.injector = &faults.Injector{Cluster: c, Report: r.reportFault}
 	return nil
+}
+
+// seedFile makes keys for the scenario's first admins, which nobody logs in with, and the file that names them.
+func (r *Run) seedFile() ([]byte, error) {
+	if len(r.Scenario.Seed) == 0 {
+		return nil, nil
+	}
+	r.seeds = map[string]string{}
+	for _, name := range r.Scenario.Seed {
+		id, err := workload.NewIdentity()
+		if err != nil {
+			return nil, fmt.Errorf("make the key of %s: %w", name, err)
+		}
+		r.seeds[name] = id.Public()
+	}
+	return workload.SeedFile(r.seeds)
 }
 
 func (r *Run) startSampler(ctx context.Context) {

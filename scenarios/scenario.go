@@ -39,7 +39,8 @@ type Scenario struct {
 	Power   cluster.PowerFS
 	Sync    string // overrides Settings.Sync unless it is ""
 	Needs   []cluster.Capability
-	Seconds int // about how long it takes, to start the longest first
+	Seed    []string // names of first admins that every node of membershipd is given in a seed file
+	Seconds int      // about how long it takes, to start the longest first
 	// Steps and Claims are built for one run, so that they can use its seed. Claims is called after the last step.
 	Steps  func(p *Plan) []Step
 	Claims func(r *Run) []reports.Claim

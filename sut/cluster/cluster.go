@@ -78,6 +78,7 @@ type Spec struct {
 	AdminKey string  // public nkey of the harness's client: may do everything in account BUS, and administer membershipd
 	// PlainText does without TLS. Otherwise clients and routes are encrypted, with authorities that are made for this cluster (see Secured).
 	PlainText bool
+	SeedFile  []byte    // of first admins, given to membershipd at every start; nil for none
 	PowerFS   PowerFS   // the data is on a file system that can lose what was not synced (CapPowerFail)
 	Log       io.Writer // progress of the backend itself, one line each; nil for none
 }

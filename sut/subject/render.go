@@ -130,6 +130,11 @@ func (n Node) membershipd() Launch {
 		{Path: pass, Mode: 0o600, Content: []byte(n.Password + "\n"), Secret: true},
 		{Path: keys, Mode: 0o600, Content: []byte("# the harness's clients\n" + n.Spec.AdminKey + " admin\n")},
 	}
+	if len(n.Spec.SeedFile) > 0 {
+		seed := path.Join(n.ConfDir, "seed-admins.json")
+		args = append(args, "--seed-file", seed)
+		files = append(files, File{Path: seed, Mode: 0o600, Content: n.Spec.SeedFile})
+	}
 	if n.TLS != nil {
 		args = append(args, "--tls-cert", n.conf(cluster.FileClientCert), "--tls-key", n.conf(cluster.FileClientKey), "--tls-ca", n.conf(cluster.FileClientCA),
 			"--cluster-tls-cert", n.conf(cluster.FileRouteCert), "--cluster-tls-key", n.conf(cluster.FileRouteKey), "--cluster-tls-ca", n.conf(cluster.FileRouteCA))

@@ -35,6 +35,7 @@ const (
 	LameDuckDrops          Bug = "lame-duck-drops"
 	RightsAtLoginOnly      Bug = "rights-at-login-only"
 	RoomRevokeOpen         Bug = "room-revoke-open"
+	SeedTwice              Bug = "seed-twice"
 	SuccessBeforeConfirmed Bug = "success-before-confirmed"
 	SyncNotAlways          Bug = "sync-not-always"
 	WatcherSkips           Bug = "watcher-skips"
