@@ -78,9 +78,20 @@ type Spec struct {
 	AdminKey string  // public nkey of the harness's client: may do everything in account BUS, and administer membershipd
 	// PlainText does without TLS. Otherwise clients and routes are encrypted, with authorities that are made for this cluster (see Secured).
 	PlainText bool
-	SeedFile  []byte    // of first admins, given to membershipd at every start; nil for none
-	PowerFS   PowerFS   // the data is on a file system that can lose what was not synced (CapPowerFail)
-	Log       io.Writer // progress of the backend itself, one line each; nil for none
+	SeedFile  []byte // of first admins, given to membershipd at every start; nil for none
+	// Users of account BUS that plain nats-server has in its configuration, beside AdminKey. Those of membershipd are added while it runs, so that it
+	// refuses a spec that has some.
+	Users   []User
+	PowerFS PowerFS   // the data is on a file system that can lose what was not synced (CapPowerFail)
+	Log     io.Writer // progress of the backend itself, one line each; nil for none
+}
+
+// User is an nkey user in a configuration, with what it may publish and subscribe to; deny wins.
+type User struct {
+	Key                           string // public
+	PublishAllow, PublishDeny     []string
+	SubscribeAllow, SubscribeDeny []string
+	Respond                       bool // answers to requests, wherever they ask for them
 }
 
 // Backend makes clusters.

@@ -1,6 +1,7 @@
 package membershipd
 
 import (
+	"regexp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,7 +33,9 @@ func newMetrics(d *Daemon) *metrics {
 		snapshots: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "unibus_catchup_snapshots_total", Help: "Snapshots of streams that this node leads, taken for a replica that did not catch up."}),
 	}
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	// Garbage collection: with the live heap, which is what an operator watches to see what users and streams take.
+	runtimeMetrics := collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/gc/heap/live:bytes$`)})
+	m.registry.MustRegister(collectors.NewGoCollector(runtimeMetrics), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.requests, m.latency, m.logins, m.snapshots, &nodeCollector{d: d}, tlsCollector{d: d})
 	return m
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -124,6 +125,28 @@ func Get(ctx context.Context, url string) (int, []byte, error) {
 		return 0, nil, fmt.Errorf("ask %s: %w", url, err)
 	}
 	return resp.StatusCode, body, nil
+}
+
+// Metric reads one series without labels from what membershipd offers to Prometheus.
+func Metric(ctx context.Context, n cluster.Node, name string) (float64, error) {
+	base, ok := strings.CutSuffix(n.Endpoints().Status, "/statusz")
+	if !ok {
+		return 0, fmt.Errorf("read %s: the node has no metrics", name)
+	}
+	code, body, err := Get(ctx, base+"/metrics")
+	if err != nil || code != http.StatusOK {
+		return 0, errors.Join(fmt.Errorf("read %s: HTTP status %d", name, code), err)
+	}
+	for line := range strings.Lines(string(body)) {
+		if v, ok := strings.CutPrefix(line, name+" "); ok {
+			x, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			if err != nil {
+				return 0, fmt.Errorf("read %s: %w", name, err)
+			}
+			return x, nil
+		}
+	}
+	return 0, fmt.Errorf("read %s: the node does not offer it", name)
 }
 
 // Node asks one node for its own view.

@@ -3,6 +3,7 @@ package subject
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -84,6 +85,9 @@ func Render(n Node) (Launch, error) {
 	}
 	switch n.Spec.Subject.Kind {
 	case cluster.Membershipd:
+		if len(n.Spec.Users) > 0 {
+			return Launch{}, errors.New("render node: users of membershipd are in its buckets, not in its configuration")
+		}
 		return n.membershipd(), nil
 	case cluster.NATSServer:
 		return n.natsServer()
@@ -173,7 +177,11 @@ func (n Node) natsServer() (Launch, error) {
 		p("  sync_interval: %s", n.sync())
 	}
 	p("}")
-	p("accounts {\n  SYS {}\n  BUS { jetstream: enabled, users: [ { nkey: %s } ] }\n}", n.Spec.AdminKey)
+	p("accounts {\n  SYS {}\n  BUS {\n    jetstream: enabled\n    users: [\n      { nkey: %s }", n.Spec.AdminKey)
+	for _, u := range n.Spec.Users {
+		p("      { nkey: %s, permissions: %s }", u.Key, permissions(u))
+	}
+	p("    ]\n  }\n}")
 	p("system_account: SYS")
 	if n.TLS != nil {
 		n.tlsBlock(p, minor, "", cluster.FileClientCert, cluster.FileClientKey, cluster.FileClientCA)
@@ -202,6 +210,29 @@ func (n Node) natsServer() (Launch, error) {
 		files = append(files, n.TLS.files(n.ConfDir)...)
 	}
 	return Launch{Args: []string{"-c", conf}, Files: files}, nil
+}
+
+// What membershipd gives to users who answer requests.
+const (
+	respondMax    = 64
+	respondWithin = "2m"
+)
+
+// permissions are a user's in the server's configuration language, of which JSON is a part.
+func permissions(u cluster.User) string {
+	type subjects struct {
+		Allow []string `json:"allow,omitempty"`
+		Deny  []string `json:"deny,omitempty"`
+	}
+	all := map[string]any{"publish": subjects{u.PublishAllow, u.PublishDeny}, "subscribe": subjects{u.SubscribeAllow, u.SubscribeDeny}}
+	if u.Respond {
+		all["allow_responses"] = map[string]any{"max": respondMax, "expires": respondWithin}
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // '>' is a wildcard
+	_ = e.Encode(all)      // strings and numbers always encode
+	return strings.TrimSpace(b.String())
 }
 
 // tlsBlock encrypts one listener. Versions that cannot be told the least version of TLS agree on 1.3 by themselves.

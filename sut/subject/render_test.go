@@ -93,7 +93,7 @@ func TestRenderNATSServer(t *testing.T) {
 	conf := string(l.Files[0].Content)
 	for _, want := range []string{
 		`server_name: "n2"`, `listen: "192.0.2.2:4222"`, `http: "192.0.2.2:8222"`, "sync_interval: always", `store_dir: "/d"`, "system_account: SYS", adminKey,
-		`cert_file: "/c/tls.crt"`, `key_file: "/c/cluster.key"`, `ca_file: "/c/cluster-ca.crt"`, `min_version: "1.3"`, `@n1:6222"`, `@n2:6222"`, `@n3:6222"`, "BUS { jetstream: enabled",
+		`cert_file: "/c/tls.crt"`, `key_file: "/c/cluster.key"`, `ca_file: "/c/cluster-ca.crt"`, `min_version: "1.3"`, `@n1:6222"`, `@n2:6222"`, `@n3:6222"`, "BUS {\n    jetstream: enabled\n",
 	} {
 		if !strings.Contains(conf, want) {
 			t.Errorf("the configuration has no %s:\n%s", want, conf)
@@ -244,4 +244,22 @@ func content(t *testing.T, l subject.Launch, path string) string {
 	}
 	t.Fatalf("there is no file %q", path)
 	return ""
+}
+
+// Users go into a configuration with their permissions, and only into that of plain nats-server.
+func TestRenderUsers(t *testing.T) {
+	n := testNode(t, cluster.NATSServer)
+	n.Spec.Users = []cluster.User{{Key: "UBENCH", PublishAllow: []string{"a.>"}, SubscribeDeny: []string{"b"}, Respond: true}}
+	l, err := subject.Render(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{ nkey: UBENCH, permissions: {"allow_responses":{"expires":"2m","max":64},"publish":{"allow":["a.>"]},"subscribe":{"deny":["b"]}} }`
+	if conf := string(l.Files[0].Content); !strings.Contains(conf, want) {
+		t.Errorf("the configuration lacks %s:\n%s", want, conf)
+	}
+	n.Spec.Subject.Kind = cluster.Membershipd
+	if _, err := subject.Render(n); err == nil {
+		t.Error("membershipd takes users from a configuration")
+	}
 }
