@@ -58,6 +58,9 @@ func listBench(w io.Writer) error {
 }
 
 func runBench(ctx context.Context, f *benchFlags, out io.Writer) error {
+	if f.opts.Rounds < 1 || f.opts.Window <= 0 || f.opts.Repeats < 1 || f.opts.Users < 1 {
+		return usage(errors.New("--rounds, --repeats and --users must be at least 1, --window above zero"))
+	}
 	if err := f.opts.Check(); err != nil {
 		return usage(err)
 	}

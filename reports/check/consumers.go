@@ -30,9 +30,9 @@ const (
 // arrivals is the evidence about one target.
 type arrivals struct {
 	rb      readback
-	sent    map[string]bool                          // values that clients may have written, not certainly failed
-	inOrder []history.Item                           // what the target holds, by sequence
-	kinds   map[string]map[string][]history.Delivery // kind -> client -> in order of arrival
+	sent    map[string]bool                           // values that clients may have written, not certainly failed
+	inOrder []history.Item                            // what the target holds, by sequence
+	kinds   map[string]map[string][]*history.Delivery // kind -> client -> in order of arrival
 	total   map[string]int
 
 	skipped, again, order, differs, never violation
@@ -85,7 +85,7 @@ func (c Consumers) Check(h *history.History) Result {
 }
 
 func newArrivals(h *history.History, target string, rb readback) *arrivals {
-	a := &arrivals{rb: rb, sent: map[string]bool{}, kinds: map[string]map[string][]history.Delivery{}, total: map[string]int{},
+	a := &arrivals{rb: rb, sent: map[string]bool{}, kinds: map[string]map[string][]*history.Delivery{}, total: map[string]int{},
 		skipped: violation{code: CodeSkipped, promise: promiseConsumer},
 		again:   violation{code: CodeRedelivered, promise: promiseConsumer},
 		order:   violation{code: CodeOutOfOrder, promise: promiseConsumer},
@@ -107,12 +107,13 @@ func newArrivals(h *history.History, target string, rb readback) *arrivals {
 		}
 		return 0
 	})
-	for _, d := range h.Deliveries {
+	for i := range h.Deliveries {
+		d := &h.Deliveries[i]
 		if d.Target != target || d.Kind != kindPull && d.Kind != kindOrdered && d.Kind != kindWatch {
 			continue
 		}
 		if a.kinds[d.Kind] == nil {
-			a.kinds[d.Kind] = map[string][]history.Delivery{}
+			a.kinds[d.Kind] = map[string][]*history.Delivery{}
 		}
 		a.kinds[d.Kind][d.Client] = append(a.kinds[d.Kind][d.Client], d)
 		a.total[d.Kind]++
@@ -173,7 +174,7 @@ func (c Consumers) judge(a *arrivals, kind string) {
 // pull judges all pull clients as one durable consumer.
 func (c Consumers) pull(a *arrivals) {
 	slack := nanos(orDefault(c.SlackSeconds, defaultSlack))
-	confirmed := map[uint64]history.Delivery{} // sequence -> the delivery whose ack was confirmed first
+	confirmed := map[uint64]*history.Delivery{} // sequence -> the delivery whose ack was confirmed first
 	got := map[uint64]bool{}
 	for _, client := range sortedKeys(a.kinds[kindPull]) {
 		for _, d := range a.kinds[kindPull][client] {
@@ -203,7 +204,7 @@ func (c Consumers) pull(a *arrivals) {
 }
 
 // ordered demands every message the stream holds, one after the other, from the first that the client was given.
-func (c Consumers) ordered(a *arrivals, client string, ds []history.Delivery) {
+func (c Consumers) ordered(a *arrivals, client string, ds []*history.Delivery) {
 	next := 0 // index into inOrder of what must come next
 	if !c.Complete && len(ds) > 0 {
 		next = a.index(ds[0].Seq)
@@ -249,7 +250,7 @@ func (a *arrivals) index(seq uint64) int {
 }
 
 // watch demands ascending revisions and, if complete, the last value of every key.
-func (c Consumers) watch(a *arrivals, client string, ds []history.Delivery) {
+func (c Consumers) watch(a *arrivals, client string, ds []*history.Delivery) {
 	var last uint64
 	got := map[uint64]bool{}
 	for _, d := range ds {
