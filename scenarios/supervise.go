@@ -13,7 +13,7 @@ import (
 const (
 	superviseEvery = 200 * time.Millisecond
 	// restartAfter is RestartSec of the unit that is shipped.
-	restartAfter = time.Second
+	restartAfter = 2 * time.Second
 	// firstSignal is what exit codes of processes that a signal ended begin above.
 	firstSignal = 128
 )

@@ -36,6 +36,10 @@ const (
 	stopGrace         = 3 * time.Second        // beyond the lame duck, before the server is shut down without more ado
 )
 
+// ErrDiskLost ends a daemon whose disk has failed to sync: what the kernel had not written by then is lost, and says nothing. The next start reads what there is,
+// as soon as the disk takes writes again.
+var ErrDiskLost = errors.New("the disk lost writes")
+
 // ErrJetStreamLost ends a daemon whose embedded server has disabled JetStream, for example because the disk is full.
 var ErrJetStreamLost = errors.New("JetStream was disabled by the embedded server")
 
@@ -46,6 +50,7 @@ type Daemon struct {
 	started time.Time
 
 	eval    *evaluator
+	disk    *diskProber
 	metrics *metrics
 	want    wanted
 	beats   *heartbeats
@@ -82,6 +87,7 @@ func New(cfg Config) (*Daemon, error) {
 		d.want.n.Store(1)
 	}
 	d.users = newAccessPlane(cfg, d.log)
+	d.disk = newDiskProber(cfg.DataDir, d.log)
 	d.metrics = newMetrics(d)
 	d.eval = newEvaluator(d.log, d.collect, d.changed)
 	return d, nil
@@ -121,6 +127,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stop()
 	tasks.Go(func() { d.eval.run(life) })
 	tasks.Go(func() { d.tls.watch(life, d.reloads) })
+	tasks.Go(func() { d.disk.run(life) })
+	if !d.disk.wait(ctx) {
+		return nil
+	}
 	if met, err := d.meet(ctx); !met {
 		return err
 	}
@@ -404,6 +414,9 @@ func (d *Daemon) waitForEnd(ctx context.Context, srv *server.Server) error {
 			if !srv.JetStreamEnabled() {
 				return ErrJetStreamLost
 			}
+			if err := d.disk.lost(); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -441,6 +454,7 @@ func (d *Daemon) collect() health.Facts {
 		Node: d.cfg.Name, ClusterSize: len(d.cfg.Routes), ShuttingDown: d.stopping.Load(),
 		WantReplicas: d.want.get(), Sync: d.cfg.Sync, ProbeAge: d.probeAge(), UsersLoaded: d.users.loaded(), Enforce: d.cfg.Enforce,
 	}
+	f.DiskAge, f.DiskError = d.disk.facts()
 	if r := d.meeting.Load(); r != nil {
 		f.Gathering, f.Peers = true, r.present()
 	}

@@ -32,7 +32,17 @@ func (l *serverLog) Warnf(format string, v ...any) {
 const unverifiedRoutes = "TLS certificate chain and hostname of solicited routes will not be verified"
 
 // Errorf implements the embedded server's Logger.
-func (l *serverLog) Errorf(format string, v ...any) { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Errorf(format string, v ...any) {
+	msg := fmt.Sprintf(format, v...)
+	if strings.Contains(msg, groupEnded) {
+		l.end(msg)
+		return
+	}
+	l.log.Error(msg)
+}
+
+// groupEnded is what the embedded server says when it ends one Raft group for ever, because its disk failed, and runs on without it.
+const groupEnded = "Critical write error"
 
 // Debugf implements the embedded server's Logger.
 func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
@@ -42,7 +52,10 @@ func (l *serverLog) Tracef(format string, v ...any) { l.log.Debug(fmt.Sprintf(fo
 
 // Fatalf implements the embedded server's Logger.
 func (l *serverLog) Fatalf(format string, v ...any) {
-	msg := fmt.Sprintf(format, v...)
+	l.end(fmt.Sprintf(format, v...))
+}
+
+func (l *serverLog) end(msg string) {
 	l.log.Error(msg)
 	select {
 	case l.fatal <- fmt.Errorf("%w: %s", errServer, msg):

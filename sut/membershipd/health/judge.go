@@ -12,6 +12,8 @@ const (
 	SeenLimit = 3 * time.Second
 	// ProbeLimit is how long ago the last successful compare-and-set write may have been begun. One is tried every second.
 	ProbeLimit = 3500 * time.Millisecond
+	// DiskLimit is how long ago the last write that was synced in the data directory may have been begun. One is tried every second.
+	DiskLimit = 5 * time.Second
 	// StaleLimit is how old a judgement may be before it is worth nothing: the evaluator hangs, or the process was stopped.
 	StaleLimit = 2 * time.Second
 	// GentleLimit is how long the data plane is still offered to load balancers after the last sight of a quorum:
@@ -35,6 +37,8 @@ type Facts struct {
 	Peers        []PeerFacts
 	Buckets      []BucketFacts // the six buckets, then the audit stream
 	ProbeAge     time.Duration
+	DiskAge      time.Duration // since the last write that was synced in the data directory was begun
+	DiskError    string        // of the last attempt that ended; "" for none
 	WantReplicas int
 	Sync         string
 	UsersLoaded  bool // users, roles, rooms and members were read to their end since the process started
@@ -93,6 +97,7 @@ func Judge(f Facts) Judgement {
 		j.judgeProbe(f)
 		j.judgeUsers(f)
 	}
+	j.judgeDisk(f)
 	j.judgePosture(f)
 	j.Ready = len(j.Reasons) == 0
 	return j
@@ -201,6 +206,18 @@ func (j *Judgement) judgeProbe(f Facts) {
 		j.refuse("no write has gone through a quorum since this process started")
 	case !fresh(f.ProbeAge, ProbeLimit):
 		j.refuse("no write has gone through a quorum for %s", ago(f.ProbeAge))
+	}
+}
+
+func (j *Judgement) judgeDisk(f Facts) {
+	switch {
+	case f.DiskError != "":
+		j.refuse("the data directory does not take writes: %s", f.DiskError)
+	case !f.Started:
+	case f.DiskAge == Never:
+		j.refuse("nothing was synced in the data directory since this process started")
+	case !fresh(f.DiskAge, DiskLimit):
+		j.refuse("nothing was synced in the data directory for %s", ago(f.DiskAge))
 	}
 }
 

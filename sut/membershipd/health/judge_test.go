@@ -19,7 +19,7 @@ func group(leader string, ages map[string]time.Duration) health.Group {
 // good is a node n1 of three which follows n2 and may call itself ready.
 func good() health.Facts {
 	f := health.Facts{
-		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Sync: "always", ProbeAge: second, UsersLoaded: true,
+		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Sync: "always", ProbeAge: second, DiskAge: second, UsersLoaded: true,
 		Meta: group("n2", map[string]time.Duration{"n2": second / 2, "n3": health.Never}),
 		Peers: []health.PeerFacts{
 			{Name: "n2", Age: second / 4, Connected: true}, {Name: "n3", Age: second / 4, Connected: true},
@@ -150,6 +150,10 @@ func TestJudge(t *testing.T) {
 			facts: with(good(), func(f *health.Facts) { f.ProbeAge = health.Never })},
 		{name: "everything looks well, and writes do not go through", have: 3, reasons: []string{"no write has gone through a quorum for 4s"},
 			facts: with(good(), func(f *health.Facts) { f.ProbeAge = 4 * second })},
+		{name: "the disk is full", have: 3, reasons: []string{"the data directory does not take writes: no space left"},
+			facts: with(good(), func(f *health.Facts) { f.DiskError = "no space left" })},
+		{name: "the disk hangs", have: 3, reasons: []string{"nothing was synced in the data directory for 6s"},
+			facts: with(good(), func(f *health.Facts) { f.DiskAge = 6 * second })},
 		{name: "JetStream is disabled", have: 3, reasons: []string{"JetStream is not enabled"},
 			facts: with(good(), func(f *health.Facts) { f.JetStream = false })},
 		{name: "the internal connection is down", have: 3, reasons: []string{"own connection"},
@@ -196,6 +200,7 @@ func TestJudgeFailsClosed(t *testing.T) {
 			f.Buckets[3].Group.MemberAge = nil
 		},
 		"probe": func(f *health.Facts) { f.ProbeAge = health.Never },
+		"disk":  func(f *health.Facts) { f.DiskAge = health.Never },
 		"size":  func(f *health.Facts) { f.ClusterSize = 5 },
 	} {
 		t.Run(name, func(t *testing.T) {
