@@ -145,7 +145,8 @@ func (r *rendezvous) call(ctx context.Context, route string) {
 	if conn.SetDeadline(time.Now().Add(gatherPatience)) != nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
+	raw := conn // what follows may run while conn is replaced
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Now()) })
 	defer stop()
 	if r.tls != nil {
 		conn = tls.Client(conn, r.dialConfig(route))
