@@ -35,11 +35,34 @@ func Catalogue() []Entry {
 		{"sever", "network", caps(net), "no packet passes between the victims, both ways; the other nodes still reach each of them (a bridge)", Sever},
 		{"lossy", "network", caps(net), "one packet in twenty is lost between the node and the others, in each direction, at random", Lossy(CommonLoss)},
 		{"slow", "network", caps(net), "what the node sends to the others is 100 +- 20 ms late, in order", Slow(CommonDelay, CommonJitter, 0)},
+		{"duplicate", "network", caps(net), "one packet in twenty between the node and the others arrives twice, in each direction", Duplicate(CommonDuplicate)},
+		{"corrupt", "network", caps(net), "one packet in twenty between the node and the others has a wrong bit, in each direction", Corrupt(CommonCorrupt)},
+		{"reorder", "network", caps(net), "one packet in four between the node and the others overtakes the rest, which is 20 ms late", Reorder(CommonReorder)},
+		{"throttle", "network", caps(net), "the node sends 2 Mbit/s to the others together, and each of them as much to it", Throttle(CommonRate)},
+		{"reset", "network", caps(net), "every TCP packet between the node and the others is answered with RST, at both ends", Reset},
+		{"half-open", "network", caps(net), "the connections between the node and the others carry nothing any more, and neither end is told; new ones work", HalfOpen},
+		{"dns-failure", "network", caps(net), "the node's name server does not answer", DNSFailure},
+		{"split", "network", caps(net), "no packet passes between the victims and the others, both ways; each half is whole", Split},
+		{"cut-routes", "network", caps(net), "no route between the node and the others; all other ports pass", CutRoutes},
+		{"cut-clients", "network", caps(net), "no client reaches the node; its routes pass", CutClients},
+		{"ring", "network", caps(net), "each node hears a majority, no two the same; with three nodes each hears one other, and no connection works", Ring},
 		{"clock-forward", "clock", caps(clock), "the daemon's clock jumps an hour ahead", Jump(CommonJump)},
 		{"clock-back", "clock", caps(clock), "the daemon's clock jumps an hour back", Jump(-CommonJump)},
 		{"starve", "resources", caps(res), "the daemon gets a twentieth of a processor", Starve(StarvedCPU)},
 		{"deafen", "network", caps(net), "nothing that other nodes send reaches the node; what it sends arrives", Deafen},
 		{"mute", "network", caps(net), "nothing that the node sends reaches other nodes; what they send arrives", Mute},
+	}
+}
+
+// More is how many victims beyond the first a verb needs to make sense of a cluster of three.
+func (e Entry) More() int {
+	switch e.Name {
+	case "sever": // one from another
+		return 1
+	case "ring":
+		return 2
+	default:
+		return 0
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,10 @@ type fakeCluster struct {
 
 	mu    sync.Mutex
 	drops map[string]*fakePartition // by node and id
+
+	sinks  int                  // so far: the number of the next one's port
+	ports  map[string]string    // the sinks' ids by their ports
+	sprays map[string]fakeSpray // by the sinks' ids
 }
 
 type fakePartition struct {
@@ -35,9 +40,9 @@ type fakePartition struct {
 	peers   []string
 	params  agent.PartitionParams
 	in, out uint64
-
-	seenIn, seenOut, delayed uint64
-	until                    time.Time
+	seenOut uint64
+	busyMS  float64 // until when a limited link is
+	until   time.Time
 }
 
 type fakeNode struct {
@@ -67,7 +72,7 @@ type fakeNode struct {
 }
 
 func newFake(size int) *fakeCluster {
-	c := &fakeCluster{drops: map[string]*fakePartition{}}
+	c := &fakeCluster{drops: map[string]*fakePartition{}, ports: map[string]string{}, sprays: map[string]fakeSpray{}}
 	for i := range size {
 		n := &fakeNode{c: c, id: cluster.NodeID(fmt.Sprintf("n%d", i+1)), usage: cluster.Usage{Files: 10, Bytes: 1000}, disk: newFakeDisk()}
 		n.state = n.life()
@@ -221,7 +226,11 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 		r := agent.PartitionResult{ID: p.ID}
 		if d := n.c.drops[string(n.id)+p.ID]; d != nil {
 			r.Present, r.DroppedIn, r.DroppedOut = time.Now().Before(d.until), d.in, d.out
-			r.SeenIn, r.SeenOut, r.Delayed = d.seenIn, d.seenOut, d.delayed
+			r.SeenIn, r.SeenOut = d.in, d.out+d.seenOut
+			if d.params.Action == agent.ActionHalfOpen && !d.node.leaky {
+				d.out++
+				r.Connections, r.Witnesses, r.Unanswered, r.DroppedOut = len(d.peers), len(d.peers), len(d.peers), d.out
+			}
 		}
 		res = r
 	case agent.ClockParams:
@@ -231,9 +240,22 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 		}
 	case agent.DialParams:
 		res = n.dial(p)
-	case agent.BurstParams:
-		n.burst(p)
-		res = agent.BurstResult{Sent: p.Count}
+	case agent.SinkParams:
+		n.c.sinks++
+		n.c.sprays[p.ID] = fakeSpray{}
+		n.c.ports[strconv.Itoa(n.c.sinks)] = p.ID
+		res = agent.SinkResult{Port: n.c.sinks}
+	case agent.SprayParams:
+		n.spray(p)
+		res = agent.SprayResult{Sent: p.Count}
+	case agent.DrainParams:
+		res = n.c.sprays[p.ID].result()
+	case agent.ResolveParams:
+		if r := (agent.ResolveResult{Addresses: []string{n.PeerAddr()}}); n.c.drop(n.PeerAddr(), "", 0, 53, true) {
+			res = agent.ResolveResult{Error: "i/o timeout"}
+		} else {
+			res = r
+		}
 	case nil:
 		switch method {
 		case agent.MethodRenew:
@@ -263,68 +285,94 @@ func (n *fakeNode) renew() {
 
 // dial is answered unless the attempt or its answer is dropped, or the other end is unreachable.
 func (n *fakeNode) dial(p agent.DialParams) agent.DialResult {
-	host, _, _ := net.SplitHostPort(p.Address)
-	if n.c.drop(n.PeerAddr(), host, true) || n.c.drop(host, n.PeerAddr(), true) {
+	host, port, _ := net.SplitHostPort(p.Address)
+	to, _ := strconv.Atoi(port)
+	if n.c.reset(n.PeerAddr(), host) {
+		return agent.DialResult{Answered: true, Reset: true}
+	}
+	if n.c.drop(n.PeerAddr(), host, 0, to, true) || n.c.drop(host, n.PeerAddr(), to, 0, true) {
 		return agent.DialResult{Error: "i/o timeout"}
 	}
-	late := n.c.late(n.PeerAddr(), host) + n.c.late(host, n.PeerAddr())
 	for _, o := range n.c.nodes {
 		if o.PeerAddr() == host && o.unreachable {
 			return agent.DialResult{Error: "i/o timeout"}
 		}
 	}
-	return agent.DialResult{Answered: true, Connected: true, TookMS: late}
+	return agent.DialResult{Answered: true, Connected: true}
 }
 
-// late is how many milliseconds a packet takes.
-func (c *fakeCluster) late(from, to string) float64 {
+// reset tells whether the sender's rules answer with a RST, and counts that.
+func (c *fakeCluster) reset(from, to string) bool {
 	for _, d := range c.drops {
-		if d.node.PeerAddr() == from && slices.Contains(d.peers, to) && !d.node.leaky {
-			d.delayed++
-			return d.params.DelayMS
+		if d.params.Action == agent.ActionReset && d.node.PeerAddr() == from && slices.Contains(d.peers, to) && !d.node.leaky {
+			d.out++
+			return true
 		}
 	}
-	return 0
+	return false
 }
 
-// burst counts what the rules of a loss would see and drop.
-func (n *fakeNode) burst(p agent.BurstParams) {
-	host, _, _ := net.SplitHostPort(p.Address)
+// fakeSpray is what became of datagrams.
+type fakeSpray struct {
+	count, size int
+	bad         agent.Impairment
+	first, last float64 // ms
+}
+
+func (n *fakeNode) spray(p agent.SprayParams) {
+	host, port, _ := net.SplitHostPort(p.Address)
+	s := fakeSpray{count: p.Count, size: p.Bytes, last: 1}
 	for _, d := range n.c.drops {
-		lost := uint64(p.Count * d.params.Loss / 1000)
-		if d.node.leaky {
-			lost = 0
-		}
-		switch own := d.node.PeerAddr(); {
-		case own == n.PeerAddr() && slices.Contains(d.peers, host):
+		if d.params.Action == agent.ActionShape && d.node == n && slices.Contains(d.peers, host) {
 			d.seenOut += uint64(p.Count)
-			d.out += lost
-		case own == host && slices.Contains(d.peers, n.PeerAddr()):
-			d.seenIn += uint64(p.Count)
-			d.in += lost
+			if !d.node.leaky {
+				s.bad = d.params.Impairment
+				if s.bad.RateKbit > 0 {
+					s.first = d.busyMS
+					d.busyMS += float64(8*p.Count*p.Bytes) / float64(s.bad.RateKbit)
+					s.last = d.busyMS
+				}
+			}
 		}
+	}
+	n.c.sprays[n.c.ports[port]] = s
+}
+
+func (s fakeSpray) result() agent.DrainResult {
+	of := func(permille int) int { return s.count * permille / 1000 }
+	return agent.DrainResult{
+		Received: s.count - of(s.bad.Loss) - of(s.bad.Corrupt), Duplicated: of(s.bad.Duplicate), Corrupted: of(s.bad.Corrupt), Reordered: of(s.bad.Reorder),
+		LeastMS: s.bad.DelayMS, MedianMS: s.bad.DelayMS, MostMS: s.bad.DelayMS, Bytes: s.count * s.size, FirstMS: s.first, LastMS: s.last,
 	}
 }
 
-// drop tells whether a packet is lost on its way, and counts it where it is: the sender's rules come first.
-func (c *fakeCluster) drop(from, to string, count bool) bool {
+// drop tells whether a packet is lost on its way, and counts it where it is: the sender's rules come first. No receiver means a name server.
+func (c *fakeCluster) drop(from, to string, fromPort, toPort int, count bool) bool {
 	hit := uint64(0)
 	if count {
 		hit = 1
 	}
 	for _, d := range c.drops {
-		if d.node.PeerAddr() == from && d.params.Out && d.params.DelayMS == 0 && slices.Contains(d.peers, to) && !d.node.leaky {
+		if d.node.PeerAddr() == from && d.params.Out && d.drops(to, fromPort, toPort) {
 			d.out += hit
 			return true
 		}
 	}
 	for _, d := range c.drops {
-		if d.node.PeerAddr() == to && d.params.In && slices.Contains(d.peers, from) && !d.node.leaky {
+		if d.node.PeerAddr() == to && d.params.In && d.drops(from, toPort, fromPort) {
 			d.in += hit
 			return true
 		}
 	}
 	return false
+}
+
+// drops tells whether rules are about packets between their node and another one, by the ports at the node's end and at the other one.
+func (d *fakePartition) drops(other string, own, theirs int) bool {
+	if d.params.Action != agent.ActionDrop || d.node.leaky || len(d.peers) > 0 && !slices.Contains(d.peers, other) {
+		return false
+	}
+	return len(d.params.OwnPorts)+len(d.params.TheirPorts) == 0 || slices.Contains(d.params.OwnPorts, own) || slices.Contains(d.params.TheirPorts, theirs)
 }
 
 // lost lists, as from>to, between which nodes packets do not arrive.
@@ -334,7 +382,7 @@ func (c *fakeCluster) lost() []string {
 	var out []string
 	for _, a := range c.nodes {
 		for _, b := range c.nodes {
-			if a != b && c.drop(a.PeerAddr(), b.PeerAddr(), false) {
+			if a != b && c.drop(a.PeerAddr(), b.PeerAddr(), 0, 6222, false) {
 				out = append(out, string(a.id)+">"+string(b.id))
 			}
 		}

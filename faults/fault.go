@@ -5,6 +5,7 @@ package faults
 import (
 	"context"
 	"math/rand/v2"
+	"time"
 
 	"github.com/unibus/unibus/sut/cluster"
 )
@@ -15,6 +16,9 @@ type Observation struct {
 	Partial bool               `json:"partial,omitempty"` // not in force, but not gone either: one victim of two, rules on one end
 	Detail  string             `json:"detail"`            // a sentence with the measured facts
 	Figures map[string]float64 `json:"figures,omitempty"` // "packets_dropped", "pid", ...
+	// Ago is how long before the observation was made the fault took effect on the last of its victims, as the victim itself says; 0 where it says
+	// nothing. What takes long to measure need not have taken long to happen.
+	Ago time.Duration `json:"-"`
 }
 
 // Fault is one verb on nodes that are already picked: a plain value that can be named in a report.

@@ -32,8 +32,12 @@ func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		for _, victims := range [][]cluster.NodeID{{"n2"}, {"n1", "n3"}} {
 			f := e.Make(victims...)
-			if e.Name == "sever" && len(victims) == 1 {
-				continue // there is nothing to sever it from
+			switch { // more victims where it takes more
+			case e.More() >= len(victims) && len(victims) == 1:
+				continue
+			case e.More() >= len(victims):
+				victims = []cluster.NodeID{"n1", "n2", "n3"}
+				f = e.Make(victims...)
 			}
 			t.Run(f.Name(), func(t *testing.T) {
 				c := newFake(3)
@@ -45,7 +49,8 @@ func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 					t.Fatalf("run: %v, held %v", err, held)
 				}
 				want := wholeRun
-				if e.Group == "network" && e.Name != "sever" && len(victims) == 2 { // every link is cut
+				if untouched := []string{"sever", "split", "cut-routes", "cut-clients", "dns-failure"}; e.Group == "network" && len(victims) > 1 && !slices.Contains(untouched, e.Name) {
+					// every link is hit
 					want = slices.DeleteFunc(slices.Clone(want), func(s string) bool { return s == "bystander" })
 				}
 				if !slices.Equal(s.stages, want) {
@@ -59,13 +64,18 @@ func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 	}
 }
 
+// enough are two victims, or as many as the verb takes.
+func enough(e faults.Entry) []cluster.NodeID {
+	return []cluster.NodeID{"n2", "n3", "n1"}[:max(2, 1+e.More())]
+}
+
 func TestNoopIsNeverInForce(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		t.Run(e.Name, func(t *testing.T) {
 			c := newFake(3)
 			prepare(t, e, c, "n2", "n3")
 			i, s := newInjector(c)
-			f := faults.Noop(e.Make("n2", "n3"))
+			f := faults.Noop(e.Make(enough(e)...))
 			if !faults.IsNoop(f) || faults.IsNoop(e.Make("n2")) {
 				t.Error("IsNoop does not tell them apart")
 			}
@@ -99,6 +109,16 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"starve", func(n *fakeNode) { n.idle = true }},
 		{"clock-forward", func(n *fakeNode) { n.deaf = true }},
 		{"lossy", func(n *fakeNode) { n.leaky = true }},
+		{"duplicate", func(n *fakeNode) { n.leaky = true }},
+		{"corrupt", func(n *fakeNode) { n.leaky = true }},
+		{"reorder", func(n *fakeNode) { n.leaky = true }},
+		{"throttle", func(n *fakeNode) { n.leaky = true }},
+		{"reset", func(n *fakeNode) { n.leaky = true }},
+		{"half-open", func(n *fakeNode) { n.leaky = true }},
+		{"dns-failure", func(n *fakeNode) { n.leaky = true }},
+		{"split", func(n *fakeNode) { n.leaky = true }},
+		{"cut-routes", func(n *fakeNode) { n.leaky = true }},
+		{"cut-clients", func(n *fakeNode) { n.leaky = true }},
 	}
 	for _, tc := range cases {
 		t.Run(tc.verb, func(t *testing.T) {
@@ -340,7 +360,7 @@ func TestInterruptedRunIsHealed(t *testing.T) {
 			prepare(t, e, c, "n2", "n3")
 			i, s := newInjector(c)
 			ctx, cancel := context.WithCancel(t.Context())
-			err := i.Run(ctx, e.Make("n2", "n3"), func(ctx context.Context) error { cancel(); return ctx.Err() })
+			err := i.Run(ctx, e.Make(enough(e)...), func(ctx context.Context) error { cancel(); return ctx.Err() })
 			if !errors.Is(err, context.Canceled) || s.stages[len(s.stages)-1] != "healed" {
 				t.Errorf("run: %v, stages %v", err, s.stages)
 			}
@@ -355,7 +375,7 @@ func TestHealIsIdempotentAndHarmlessWithoutInject(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		t.Run(e.Name, func(t *testing.T) {
 			c := newFake(3)
-			f := e.Make("n2", "n3")
+			f := e.Make(enough(e)...)
 			before := c.node("n2").state
 			for range 2 {
 				if err := f.Heal(t.Context(), c); err != nil {
@@ -400,6 +420,12 @@ func TestShapesOfPartitions(t *testing.T) {
 		{faults.Sever("n1", "n2", "n3"), []string{"n1>n2", "n1>n3", "n2>n1", "n2>n3", "n3>n1", "n3>n2"}},
 		{faults.Deafen("n2"), []string{"n1>n2", "n3>n2"}},
 		{faults.Mute("n2"), []string{"n2>n1", "n2>n3"}},
+		{faults.Split("n2"), []string{"n1>n2", "n2>n1", "n2>n3", "n3>n2"}},
+		{faults.Split("n1", "n2"), []string{"n1>n3", "n2>n3", "n3>n1", "n3>n2"}},
+		{faults.CutRoutes("n1"), []string{"n1>n2", "n1>n3", "n2>n1", "n3>n1"}},
+		{faults.CutClients("n2"), nil},
+		{faults.HalfOpen("n2"), nil},
+		{faults.Ring("n1", "n2", "n3"), []string{"n1>n3", "n2>n1", "n3>n2"}},
 		{faults.Mute("n1", "n3"), []string{"n1>n2", "n1>n3", "n3>n1", "n3>n2"}},
 	}
 	for _, tc := range cases {
@@ -415,6 +441,18 @@ func TestShapesOfPartitions(t *testing.T) {
 				t.Errorf("heal: %v, still lost %v", err, c.lost())
 			}
 		})
+	}
+}
+
+// In a ring of five each node exchanges packets with the one on either side, and with no other.
+func TestRingOfFive(t *testing.T) {
+	c := newFake(5)
+	if err := faults.Ring(cluster.IDs(c)...).Inject(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"n1>n3", "n1>n4", "n2>n4", "n2>n5", "n3>n1", "n3>n5", "n4>n1", "n4>n2", "n5>n2", "n5>n3"}
+	if got := c.lost(); !slices.Equal(got, want) {
+		t.Errorf("lost %v, want %v", got, want)
 	}
 }
 

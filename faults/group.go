@@ -122,6 +122,9 @@ func (g *group) merge(seen []Observation) Observation {
 	o := Observation{Figures: map[string]float64{}}
 	var details []string
 	for i, s := range seen {
+		if i == 0 || s.Ago < o.Ago {
+			o.Ago = s.Ago
+		}
 		details = append(details, s.Detail)
 		for k, v := range s.Figures {
 			if _, taken := o.Figures[k]; taken && i < len(g.parts) {

@@ -50,7 +50,8 @@ const (
 // Whatever fails in Inject, the fault is healed before Inject returns.
 type Injector struct {
 	Cluster cluster.Cluster
-	// Report is called at every stage; took is the time since the fault was decided, since healing began, or that the probe took. May be nil.
+	// Report is called at every stage; took is the time since the fault was decided, since healing began, or that the probe took.
+	// For what is in force it ends when the fault took effect, where the victim says when that was, and not when the probe had measured it. May be nil.
 	Report func(stage string, f Fault, o Observation, took time.Duration)
 	Limits Limits
 
@@ -135,7 +136,7 @@ func (i *Injector) awaitInForce(ctx context.Context, f Fault, began time.Time) e
 		return errors.Join(notSeen(i.report, f, o, ErrNotInForce, time.Since(began)), err)
 	}
 	i.setActive(f, true)
-	i.report(StageInForce, f, o, time.Since(began))
+	i.report(StageInForce, f, o, max(0, time.Since(began)-o.Ago))
 	return nil
 }
 

@@ -14,8 +14,14 @@ import (
 	"github.com/unibus/unibus/sut/cluster"
 )
 
-// RoutePort is where nodes listen for routes on the cluster's own network; probes dial it.
-const RoutePort = "6222"
+// Ports on which nodes listen on the cluster's own network: probes dial them.
+const (
+	RoutePort  = "6222"
+	ClientPort = "4222"
+
+	routePort  = 6222
+	clientPort = 4222
+)
 
 const (
 	// openDial is how long a connection attempt may take where packets should pass: long enough for one packet lost on a busy host,
@@ -33,31 +39,39 @@ const (
 // cutCount is the number of the last partition: part of its id, so that no two faults share rules.
 var cutCount atomic.Uint64
 
-// partition drops packets between nodes, with leased rules of the nodes' agents: see package agent. Clients are not cut off.
+// partition is a fault on the network, with leased rules of the nodes' agents: see package agent.
 type partition struct {
 	target
 	id    string
 	needs int // so many victims at least
-	loss  int // packets in a thousand; 0 for all of them
-	late  lateness
 	shape shape
+	ask   agent.PartitionParams // what is the same for all sides
+	look  looker
+	// beside measures what is not touched.
+	beside func(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error)
 
 	keep keeper
 }
 
+// looker measures at all ends.
+type looker func(ctx context.Context, c cluster.Cluster, ends []side) ([]finding, error)
+
 // shape lists the rules of a partition.
 type shape func(all, victims []cluster.NodeID) []rule
 
-// rule drops, on node, what goes out to the peers and, unless it is one-way, what comes in from them.
+// rule is about what goes out of node to the peers and, unless it is one-way, what comes in from them.
 type rule struct {
 	node   cluster.NodeID
 	peers  []cluster.NodeID
 	oneWay bool
 }
 
+// newPartition makes a fault that drops packets.
 func newPartition(verb string, victims []cluster.NodeID, needs int, s shape) *partition {
 	t := newTarget(verb, victims)
-	return &partition{target: t, id: fmt.Sprintf("%s#%d", t.Name(), cutCount.Add(1)), needs: needs, shape: s}
+	f := &partition{target: t, id: fmt.Sprintf("%s#%d", t.Name(), cutCount.Add(1)), needs: needs, shape: s}
+	f.look, f.beside = f.lookCut, f.dialBeside
+	return f
 }
 
 // Isolate drops all packets between each victim and every other node of the cluster, both ways, with rules on both ends.
@@ -75,26 +89,55 @@ func Isolate(victims ...cluster.NodeID) Fault {
 	})
 }
 
-// CommonLoss is a loss that is a nuisance and no outage, in packets per thousand and direction.
-const CommonLoss = 50
+// Split drops all packets between the victims and the other nodes, both ways. Within each of the two halves all packets pass.
+func Split(victims ...cluster.NodeID) Fault { return newPartition("split", victims, 1, halves) }
 
-// Lossy makes a verb that drops so many packets in a thousand between each victim and every other node, in each direction, each packet at random.
-func Lossy(permille int) Verb {
-	return func(victims ...cluster.NodeID) Fault {
-		verb := "lossy"
-		if permille != CommonLoss {
-			verb = fmt.Sprintf("lossy(%d)", permille)
-		}
-		f := newPartition(verb, victims, 1, func(all, victims []cluster.NodeID) []rule {
-			var rules []rule
-			for _, v := range victims {
-				rules = append(rules, rule{node: v, peers: except(all, v)})
-			}
-			return rules
+func halves(all, victims []cluster.NodeID) []rule {
+	var rules []rule
+	for _, n := range all {
+		other := slices.DeleteFunc(slices.Clone(all), func(o cluster.NodeID) bool {
+			return slices.Contains(victims, o) == slices.Contains(victims, n)
 		})
-		f.loss = permille
-		return f
+		if len(other) > 0 {
+			rules = append(rules, rule{node: n, peers: other})
+		}
 	}
+	return rules
+}
+
+// CutRoutes is Split for the route port alone: whatever else the nodes say to each other passes.
+func CutRoutes(victims ...cluster.NodeID) Fault {
+	f := newPartition("cut-routes", victims, 1, halves)
+	f.ask.OwnPorts, f.ask.TheirPorts = []int{routePort}, []int{routePort}
+	f.beside = f.clientsBeside
+	return f
+}
+
+// Ring puts the victims in a ring in which each one hears itself and its neighbours up to a majority, no two the same majority. Of five nodes each
+// hears the one on either side, and is heard by them. Of three each hears only the one before it: some packets pass between any two, and no
+// connection does.
+func Ring(victims ...cluster.NodeID) Fault {
+	return newPartition("ring", victims, 3, func(_, victims []cluster.NodeID) []rule {
+		n := len(victims)
+		hears := func(i, j int) bool { // j is one of the majority around i: as many before it as after it, or one more
+			after := (j - i + n) % n
+			majority := n/2 + 1
+			return after <= (majority-1)/2 || n-after <= majority/2
+		}
+		var rules []rule
+		for j := range victims {
+			r := rule{node: victims[j], oneWay: true}
+			for i := range victims {
+				if i != j && !hears(i, j) {
+					r.peers = append(r.peers, victims[i])
+				}
+			}
+			if len(r.peers) > 0 {
+				rules = append(rules, r)
+			}
+		}
+		return rules
+	})
 }
 
 // Sever drops all packets between the victims, both ways; every other node still reaches each of them. On three nodes with two victims the third
@@ -215,8 +258,8 @@ func (f *partition) Inject(ctx context.Context, c cluster.Cluster) error {
 	}
 	f.keep.begin(ctx, hosts)
 	return eachEnd(ends, func(e side) error {
-		p := agent.PartitionParams{ID: f.id, In: !e.oneWay, Out: true, Loss: f.loss,
-			DelayMS: ms(f.late.delay), JitterMS: ms(f.late.jitter), Seed: f.late.seed}
+		p := f.ask
+		p.ID, p.In, p.Out = f.id, !e.oneWay, true
 		for _, q := range e.peers {
 			p.Peers = append(p.Peers, q.addr)
 		}
@@ -240,33 +283,25 @@ func (f *partition) Heal(ctx context.Context, c cluster.Cluster) error {
 type sight struct {
 	before, after agent.PartitionResult
 	dials         map[cluster.NodeID]agent.DialResult
+	spray         sprayed
+	answers       int // to what was tried instead of dialing
+	tried         int
 }
 
-// InForce asks every end's kernel for the rules and their counters, and tries a connection over each link that is cut. In force means:
-// rules with a lease on all ends, no attempt answered, and the attempts' own packets counted as dropped.
-//
-// Where the rules are one-way, the peer dials the node that has them: what that node's kernel counts as dropped is its answer, so the
-// same figure shows that the other direction is open.
+// InForce measures on all ends: see the looks of the verbs.
 func (f *partition) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
 	ends, err := f.ends(c)
 	if err != nil {
 		return Observation{}, err
 	}
-	seen, err := f.look(ctx, ends)
+	seen, err := f.look(ctx, c, ends)
 	if err != nil {
 		return Observation{}, err
-	}
-	judge := sight.finding
-	if f.late.delay > 0 {
-		judge = func(s sight) finding { return s.lateFinding(f.late) }
-	}
-	if f.loss > 0 {
-		judge = func(s sight) finding { return s.lossFinding(f.loss) }
 	}
 	found := map[cluster.NodeID]finding{}
 	var ids []cluster.NodeID
 	for i, e := range ends {
-		found[e.id] = judge(seen[i])
+		found[e.id] = seen[i]
 		ids = append(ids, e.id)
 	}
 	return withTotal(summarize(ids, found), found), nil
@@ -279,8 +314,20 @@ func withTotal(o Observation, found map[cluster.NodeID]finding) Observation {
 	return o
 }
 
-// look reads all counters, dials, and reads all counters again: an attempt may be counted at either end.
-func (f *partition) look(ctx context.Context, ends []side) ([]sight, error) {
+// lookCut asks every end's kernel for the rules and their counters, and tries a connection over each link that is cut. In force means:
+// rules with a lease on all ends, no attempt answered, and the attempts' own packets counted as dropped.
+//
+// Where the rules are one-way, the peer dials the node that has them: what that node's kernel counts as dropped is its answer, so the
+// same figure shows that the other direction is open.
+func (f *partition) lookCut(ctx context.Context, _ cluster.Cluster, ends []side) ([]finding, error) {
+	return f.aroundCounters(ctx, ends, sight.finding, func(i int, s *sight) (err error) {
+		s.dials, err = ends[i].dialAll(ctx, RoutePort, f.patience(s.before.Present))
+		return err
+	})
+}
+
+// aroundCounters reads all counters, does something at each end, and reads all counters again: what is done may be counted at either end.
+func (f *partition) aroundCounters(ctx context.Context, ends []side, judge func(sight) finding, do func(i int, s *sight) error) ([]finding, error) {
 	seen := make([]sight, len(ends))
 	counters := func(result func(*sight) *agent.PartitionResult) error {
 		return eachIndex(len(ends), func(i int) error {
@@ -291,23 +338,21 @@ func (f *partition) look(ctx context.Context, ends []side) ([]sight, error) {
 	if err := counters(func(s *sight) *agent.PartitionResult { return &s.before }); err != nil {
 		return nil, err
 	}
-	err := eachIndex(len(ends), func(i int) (err error) {
-		if f.loss > 0 {
-			return ends[i].burstAll(ctx)
-		}
-		seen[i].dials, err = ends[i].dialAll(ctx, f.patience(seen[i].before.Present))
-		return err
-	})
-	if err != nil {
+	if err := eachIndex(len(ends), func(i int) error { return do(i, &seen[i]) }); err != nil {
 		return nil, err
 	}
-	return seen, counters(func(s *sight) *agent.PartitionResult { return &s.after })
+	if err := counters(func(s *sight) *agent.PartitionResult { return &s.after }); err != nil {
+		return nil, err
+	}
+	out := make([]finding, len(ends))
+	for i, s := range seen {
+		out[i] = judge(s)
+		out[i].ago = time.Duration(s.after.SinceMS * float64(time.Millisecond))
+	}
+	return out, nil
 }
 
 func (f *partition) patience(present bool) time.Duration {
-	if f.late.delay > 0 {
-		return openDial + f.late.delay + f.late.jitter
-	}
 	switch {
 	case !present:
 		return openDial
@@ -319,14 +364,14 @@ func (f *partition) patience(present bool) time.Duration {
 }
 
 // dialAll tries a connection over each link that the end cuts, all at once.
-func (e side) dialAll(ctx context.Context, patience time.Duration) (map[cluster.NodeID]agent.DialResult, error) {
+func (e side) dialAll(ctx context.Context, port string, patience time.Duration) (map[cluster.NodeID]agent.DialResult, error) {
 	results := make([]agent.DialResult, len(e.peers))
 	err := eachIndex(len(e.peers), func(i int) (err error) {
 		from, to := e.host, e.peers[i]
 		if e.oneWay {
 			from, to = to, from
 		}
-		results[i], err = from.dial(ctx, to, patience)
+		results[i], err = from.dial(ctx, to, port, patience)
 		return err
 	})
 	out := map[cluster.NodeID]agent.DialResult{}
@@ -336,8 +381,8 @@ func (e side) dialAll(ctx context.Context, patience time.Duration) (map[cluster.
 	return out, err
 }
 
-func (h host) dial(ctx context.Context, to host, patience time.Duration) (r agent.DialResult, err error) {
-	params := agent.DialParams{Address: net.JoinHostPort(to.addr, RoutePort), TimeoutMS: int(patience.Milliseconds())}
+func (h host) dial(ctx context.Context, to host, port string, patience time.Duration) (r agent.DialResult, err error) {
+	params := agent.DialParams{Address: net.JoinHostPort(to.addr, port), TimeoutMS: int(patience.Milliseconds())}
 	err = h.agent.Call(ctx, agent.MethodDial, params, &r)
 	return r, nodeError(to.id, fmt.Sprintf("dial from %s to", h.id), err)
 }
@@ -353,44 +398,91 @@ func eachIndex(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// finding judges one end. Where the rules are gone but nothing answers, it is not healed yet either.
-func (s sight) finding() finding {
-	answered := 0
+// present: the rules were there, with a lease, all the time.
+func (s sight) present() bool { return s.before.Present && s.after.Present }
+
+// traces: some rules are or were there.
+func (s sight) traces() bool { return s.before.Present || s.after.Present }
+
+func (s sight) answered() (n int) {
 	for _, d := range s.dials {
 		if d.Answered {
-			answered++
+			n++
 		}
 	}
+	return n
+}
+
+// figures are those that all faults on the network have.
+func (s sight) figures() map[string]float64 {
+	return map[string]float64{
+		"rules": oneIf(s.present()), "dropped_in": float64(s.after.DroppedIn), "dropped_out": float64(s.after.DroppedOut),
+		"dials": float64(len(s.dials)), "dials_answered": float64(s.answered()), "lease_seconds": s.after.Remaining,
+	}
+}
+
+// finding judges one end. Where the rules are gone but nothing answers, it is not healed yet either.
+func (s sight) finding() finding {
+	answered := s.answered()
 	counted := s.after.DroppedOut - s.before.DroppedOut
-	present := s.before.Present && s.after.Present
-	f := finding{figures: map[string]float64{
-		"rules": oneIf(present), "dropped_in": float64(s.after.DroppedIn), "dropped_out": float64(s.after.DroppedOut),
-		"dials": float64(len(s.dials)), "dials_answered": float64(answered), "lease_seconds": s.after.Remaining,
-	}}
+	f := finding{figures: s.figures()}
 	switch {
-	case present && answered == 0 && counted >= uint64(len(s.dials)):
+	case s.present() && answered == 0 && counted >= uint64(len(s.dials)):
 		f.presence = full
-	case s.before.Present || s.after.Present || answered < len(s.dials):
+	case s.traces() || answered < len(s.dials):
 		f.presence = part
 	}
 	f.detail = fmt.Sprintf("rules in force: %v, packets dropped: %d in, %d out, connection attempts answered: %d of %d",
-		present, s.after.DroppedIn, s.after.DroppedOut, answered, len(s.dials))
+		s.present(), s.after.DroppedIn, s.after.DroppedOut, answered, len(s.dials))
 	return f
 }
 
-// Bystander tries connections over the links that are not cut: they must be answered.
+// Bystander measures what is not touched.
 func (f *partition) Bystander(ctx context.Context, c cluster.Cluster) (Observation, bool, error) {
 	return f.bystanderExcept(ctx, c, nil)
 }
 
 func (f *partition) bystanderExcept(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
+	if _, err := f.ends(c); err != nil {
+		return Observation{}, false, err
+	}
+	return f.beside(ctx, c, exclude)
+}
+
+// dialBeside tries connections over the links that are not touched: they must be answered.
+func (f *partition) dialBeside(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
 	links, err := f.openLinks(c, exclude)
 	if err != nil || len(links) == 0 {
 		return Observation{}, false, err
 	}
+	return dialOpen(ctx, links, RoutePort)
+}
+
+// clientsBeside dials the port for clients over the links that are cut for routes.
+func (f *partition) clientsBeside(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
+	ends, err := f.ends(c)
+	if err != nil {
+		return Observation{}, false, err
+	}
+	var links []link
+	for _, e := range ends {
+		for _, l := range e.links() {
+			if !slices.Contains(exclude, l.from.id) && !slices.Contains(exclude, l.to.id) {
+				links = append(links, l)
+			}
+		}
+	}
+	if len(links) == 0 {
+		return Observation{}, false, nil
+	}
+	return dialOpen(ctx, links, ClientPort)
+}
+
+// dialOpen tries connections that must be answered.
+func dialOpen(ctx context.Context, links []link, port string) (Observation, bool, error) {
 	results := make([]agent.DialResult, len(links))
-	err = eachIndex(len(links), func(i int) (err error) {
-		results[i], err = links[i].from.dial(ctx, links[i].to, openDial)
+	err := eachIndex(len(links), func(i int) (err error) {
+		results[i], err = links[i].from.dial(ctx, links[i].to, port, openDial)
 		return err
 	})
 	if err != nil {
@@ -439,58 +531,4 @@ func (f *partition) openLinks(c cluster.Cluster, exclude []cluster.NodeID) ([]li
 		}
 	}
 	return links, nil
-}
-
-const (
-	// discardPort takes the datagrams of a burst: nobody listens there, and nobody has to.
-	discardPort = "9"
-	// lossBurst is how many datagrams go over each link and direction. With two peers that is 3,000 a direction: the least loss that is
-	// accepted as measured is then more than five standard deviations away from what is expected, down to 3 %.
-	lossBurst = 1500
-	// lossTolerance is by which part of itself a measured loss may differ from the wanted one.
-	lossTolerance = 0.5
-)
-
-// burstAll sends datagrams both ways over each of the side's links, for its kernel to count.
-func (e side) burstAll(ctx context.Context) error {
-	return eachIndex(len(e.peers), func(i int) error {
-		return errors.Join(e.burst(ctx, e.peers[i]), e.peers[i].burst(ctx, e.host))
-	})
-}
-
-func (h host) burst(ctx context.Context, to host) error {
-	params := agent.BurstParams{Address: net.JoinHostPort(to.addr, discardPort), Count: lossBurst}
-	var r agent.BurstResult
-	return nodeError(to.id, fmt.Sprintf("send datagrams from %s to", h.id), h.agent.Call(ctx, agent.MethodBurst, params, &r))
-}
-
-// lossFinding judges a side that loses some packets, by the share of the burst that its kernel dropped in each direction.
-func (s sight) lossFinding(permille int) finding {
-	in := share(s.after.DroppedIn-s.before.DroppedIn, s.after.SeenIn-s.before.SeenIn)
-	out := share(s.after.DroppedOut-s.before.DroppedOut, s.after.SeenOut-s.before.SeenOut)
-	present := s.before.Present && s.after.Present
-	want := float64(permille) / 1000
-	f := finding{
-		figures: map[string]float64{
-			"rules": oneIf(present), "loss_in": in, "loss_out": out, "lease_seconds": s.after.Remaining,
-			"dropped_in": float64(s.after.DroppedIn), "dropped_out": float64(s.after.DroppedOut),
-			"seen_in": float64(s.after.SeenIn), "seen_out": float64(s.after.SeenOut),
-		},
-		detail: fmt.Sprintf("rules in force: %v, packets lost: %.1f %% in, %.1f %% out, wanted %.1f %%", present, 100*in, 100*out, 100*want),
-	}
-	near := func(got float64) bool { return got >= want*(1-lossTolerance) && got <= want*(1+lossTolerance) }
-	switch {
-	case present && near(in) && near(out):
-		f.presence = full
-	case s.before.Present || s.after.Present:
-		f.presence = part
-	}
-	return f
-}
-
-func share(part, whole uint64) float64 {
-	if whole == 0 {
-		return 0
-	}
-	return float64(part) / float64(whole)
 }

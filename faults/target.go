@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/unibus/unibus/sut/cluster"
 )
@@ -140,6 +141,7 @@ type finding struct {
 	presence presence
 	detail   string
 	figures  map[string]float64
+	ago      time.Duration // how long before it was made the fault took effect, where the victim says so
 }
 
 // summarize makes one observation of all victims' findings: in force only where every victim is.
@@ -147,8 +149,11 @@ func summarize(ids []cluster.NodeID, found map[cluster.NodeID]finding) Observati
 	o := Observation{Figures: map[string]float64{}, InForce: len(ids) > 0}
 	var details []string
 	some := false
-	for _, id := range ids {
+	for i, id := range ids {
 		f := found[id]
+		if i == 0 || f.ago < o.Ago {
+			o.Ago = f.ago // of the victim that was the last
+		}
 		o.InForce = o.InForce && f.presence == full
 		some = some || f.presence != none
 		details = append(details, fmt.Sprintf("%s: %s", id, f.detail))

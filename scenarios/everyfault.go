@@ -13,8 +13,18 @@ import (
 // EveryFault is the name of the scenario that goes through the catalogue.
 const EveryFault = "every-fault"
 
-// everyFaultHold is how long each fault stays: longer than an agent's lease, so that renewing it is tested too.
-const everyFaultHold = 5 * time.Second
+// How long faults stay: longer than an agent's lease, so that renewing it is tested too, but for those whose mechanism is another one's.
+const (
+	everyFaultHold = 5 * time.Second
+	shortFaultHold = time.Second
+)
+
+func holdOf(v faults.Entry) time.Duration {
+	if v.Group == "network" && v.Name != "isolate" && v.Name != "lossy" && v.Name != "half-open" {
+		return shortFaultHold
+	}
+	return everyFaultHold
+}
 
 // everyFault takes each verb of the catalogue, in its order, through all its stages under load, on nodes that the seed picks.
 func everyFault() Scenario {
@@ -44,10 +54,7 @@ func everyFault() Scenario {
 
 // victimsOf takes as many nodes as a verb needs.
 func victimsOf(v faults.Entry, ids ...cluster.NodeID) []cluster.NodeID {
-	if v.Name == "sever" { // two, from each other
-		return ids[:2]
-	}
-	return ids[:1]
+	return ids[:1+v.More()]
 }
 
 // onceOver is one verb's turn. A verb on a stopped node has it stopped first, and the load rests while a volume is lost: see nemesis.
@@ -55,7 +62,7 @@ func onceOver(p *Plan, v faults.Entry) []Step {
 	ids := others()
 	p.Rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 	sel := faults.Named(victimsOf(v, ids...)...)
-	steps := []Step{inject(v.Name, v.Make, sel), hold(v.Name, everyFaultHold), heal(v.Name), converge("after " + v.Name)}
+	steps := []Step{inject(v.Name, v.Make, sel), hold(v.Name, holdOf(v)), heal(v.Name), converge("after " + v.Name)}
 	switch v.Name {
 	case "wipe":
 		stop := "stop-for-" + v.Name

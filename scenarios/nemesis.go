@@ -111,7 +111,11 @@ func losesVolume(verb string) bool { return verb == "kill-and-wipe" }
 // nemesisVerbs are the catalogue's verbs on running nodes.
 func nemesisVerbs() []faults.Entry {
 	return slices.DeleteFunc(faults.Catalogue(), func(e faults.Entry) bool {
-		return !slices.Contains([]string{"kill", "stop", "pause", "restart", "isolate", "sever", "deafen", "mute", "lossy", "slow", "starve", "kill-and-wipe"}, e.Name)
+		return !slices.Contains([]string{
+			"kill", "stop", "pause", "restart", "starve", "kill-and-wipe",
+			"isolate", "sever", "deafen", "mute", "split", "cut-routes", "cut-clients",
+			"lossy", "slow", "duplicate", "corrupt", "reorder", "throttle", "reset", "half-open", "dns-failure",
+		}, e.Name)
 	})
 }
 

@@ -105,7 +105,9 @@ func (r *faultRow) take(e *history.Event, began map[string]int64) {
 		began[r.Fault] = e.At
 	case history.StageInForce:
 		r.InForce, r.Seen = true, e.Detail
-		r.ForceMS = float64(e.At-began[r.Fault]) / 1e6
+		if ms, ok := e.Data["force_ms"].(float64); ok {
+			r.ForceMS = ms
+		}
 	case history.StageBystand:
 		r.Bystander = "unhurt"
 		if hit, ok := e.Data["in_force"].(bool); ok && hit {

@@ -12,19 +12,28 @@ import (
 	"time"
 )
 
-// network holds the partitions of one agent.
+// Mechanisms, as results name them.
+const (
+	viaRules = "nft"     // the kernel's packet filter alone
+	viaQueue = "nfqueue" // the agent, to whom the filter hands packets over
+)
+
+// network holds the faults of one agent's network.
 type network struct {
-	mu     sync.Mutex
-	parts  map[string]*partition
-	made   int  // tables so far: part of the next one's name
-	closed bool // nothing new is made once the agent is on its way out
+	mu      sync.Mutex
+	parts   map[string]*partition
+	retired []*table // empty ones that are not removed yet
+	made    int      // tables so far: part of the next one's name
+	closed  bool     // nothing new is made once the agent is on its way out
 }
 
 // partition is one fault by its id.
 type partition struct {
 	table  *table    // nil once it lapsed
-	delay  *delayer  // nil when packets are dropped
-	until  time.Time // the kernel drops packets at least until then
+	shape  *shaper   // nil unless packets are impaired
+	cut    []witness // connections of the agent's own that a half-open fault cut off
+	made   time.Time // when the kernel had the rules
+	until  time.Time // the kernel acts on packets at least until then
 	lapsed bool
 	last   PartitionResult // of a lapsed one: what was last read
 }
@@ -51,11 +60,11 @@ func (n *network) partition(p PartitionParams) (PartitionResult, error) {
 	if err != nil {
 		return PartitionResult{}, err
 	}
-	made.until = until
+	made.made, made.until = time.Now(), until
 	old := n.parts[p.ID]
 	n.parts[p.ID] = made
 	if old != nil {
-		err = old.remove()
+		err = n.retire(old)
 	}
 	return PartitionResult{ID: p.ID, Present: true, Remaining: time.Until(until).Seconds()}, err
 }
@@ -63,18 +72,24 @@ func (n *network) partition(p PartitionParams) (PartitionResult, error) {
 // make puts the rules in the kernel. On error nothing is left.
 func (n *network) make(p PartitionParams, peers []netip.Addr) (*partition, error) {
 	made := &partition{}
+	sc := scope{PartitionParams: p, peers: peers, queue: uint16(queueBase + n.made%queueSpan)} //nolint:gosec // below 17,000
 	var err error
-	queue := uint16(queueBase + n.made%queueSpan) //nolint:gosec // below 17,000
-	if p.DelayMS > 0 {
-		if made.delay, err = newDelayer(queue, p); err != nil {
-			return nil, err
-		}
+	switch p.Action {
+	case ActionShape:
+		made.shape, err = newShaper(sc.queue, p.Impairment)
+	case ActionHalfOpen:
+		made.cut, sc.conns, err = cutOff(peers, p.Witness)
+	case ActionDrop, ActionReset:
 	}
-	made.table, err = newTable(fmt.Sprintf("unibus_fault_%d_%d", os.Getpid(), n.made), peers, p, queue)
-	if err != nil && made.delay != nil {
-		err = errors.Join(err, made.delay.close())
+	if err != nil {
+		return nil, err
 	}
-	return made, err
+	made.table, err = newTable(fmt.Sprintf("unibus_fault_%d_%d", os.Getpid(), n.made), sc)
+	if err != nil {
+		_, eerr := made.end()
+		return nil, errors.Join(err, eerr)
+	}
+	return made, nil
 }
 
 // refuseOwn keeps a node from being cut off from itself.
@@ -100,7 +115,7 @@ func (n *network) renew() (RenewResult, error) {
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(n.parts)) {
 		p := n.parts[id]
-		if err := p.renew(); err != nil {
+		if err := n.renewOne(p); err != nil {
 			errs = append(errs, fmt.Errorf("partition %q: %w", id, err))
 		}
 		if p.lapsed {
@@ -112,43 +127,67 @@ func (n *network) renew() (RenewResult, error) {
 	return res, errors.Join(errs...)
 }
 
-// renew brings no lapsed partition back: it would have had a gap that nobody saw. The clock is read after the kernel's work, since the
+// renewOne brings no lapsed partition back: it would have had a gap that nobody saw. The clock is read after the kernel's work, since the
 // agent may have been frozen in the middle.
-func (p *partition) renew() error {
+func (n *network) renewOne(p *partition) error {
 	if p.lapsed {
 		return nil
 	}
 	start := time.Now()
 	if start.After(p.until) {
-		return p.lapse()
+		return n.lapse(p)
 	}
 	err := p.table.renew()
 	if time.Now().After(p.until) || err != nil {
-		return errors.Join(err, p.lapse())
+		return errors.Join(err, n.lapse(p))
 	}
 	p.until = start.Add(Lease)
 	return nil
 }
 
-func (p *partition) lapse() error {
-	if r, err := p.table.read(); err == nil {
-		p.last = result(r)
+func (n *network) lapse(p *partition) error {
+	if r, err := p.read(); err == nil {
+		p.last = r
 	}
 	p.last.Present, p.last.Remaining = false, 0
 	p.lapsed = true
-	return p.remove()
+	return n.retire(p)
 }
 
-func (p *partition) remove() error {
-	if p.table == nil {
-		return nil
-	}
+// end ends the fault, lets go what is held, and returns the table, which has no effect any more; nil if that is gone already.
+func (p *partition) end() (*table, error) {
 	t := p.table
 	p.table = nil
-	err := t.remove()
-	if p.delay != nil {
-		err = errors.Join(err, p.delay.close())
+	var errs []error
+	if t != nil {
+		errs = append(errs, t.empty())
 	}
+	if p.shape != nil {
+		errs = append(errs, p.shape.close())
+	}
+	for _, w := range p.cut {
+		_ = w.conn.Close() // its other end may be long gone
+	}
+	p.cut = nil
+	return t, errors.Join(errs...)
+}
+
+// retire ends a fault and removes its table. When a table is removed the kernel drops the packets that any queue of the network namespace holds: while there
+// are other shapers, empty tables are kept.
+func (n *network) retire(p *partition) error {
+	t, err := p.end()
+	if t != nil {
+		n.retired = append(n.retired, t)
+	}
+	for _, o := range n.parts {
+		if o != p && o.shape != nil && !o.lapsed {
+			return err
+		}
+	}
+	for _, t := range n.retired {
+		err = errors.Join(err, t.remove())
+	}
+	n.retired = nil
 	return err
 }
 
@@ -159,8 +198,8 @@ func (n *network) heal(id string) error {
 	var errs []error
 	for k, p := range n.parts {
 		if id == "" || id == k {
-			errs = append(errs, p.remove())
 			delete(n.parts, k)
+			errs = append(errs, n.retire(p))
 		}
 	}
 	return errors.Join(errs...)
@@ -174,26 +213,36 @@ func (n *network) counters(id string) (PartitionResult, error) {
 	if p == nil {
 		return PartitionResult{ID: id}, nil
 	}
-	if p.lapsed {
-		res := p.last
-		res.ID = id
-		return res, nil
+	res := p.last
+	if !p.lapsed {
+		var err error
+		if res, err = p.read(); err != nil {
+			return PartitionResult{ID: id}, fmt.Errorf("partition %q: %w", id, err)
+		}
 	}
-	r, err := p.table.read()
-	if err != nil {
-		return PartitionResult{ID: id}, fmt.Errorf("partition %q: %w", id, err)
-	}
-	res := result(r)
 	res.ID = id
-	if p.delay != nil {
-		res.Delayed = p.delay.taken.Load()
-	}
 	return res, nil
 }
 
-func result(r reading) PartitionResult {
-	return PartitionResult{Present: r.present, DroppedIn: r.dropped[incoming], DroppedOut: r.dropped[outgoing],
-		SeenIn: r.seen[incoming], SeenOut: r.seen[outgoing], Remaining: r.remaining.Seconds()}
+// read says what has become of packets so far. Witnesses are made to send first: an idle connection shows nothing.
+func (p *partition) read() (PartitionResult, error) {
+	res := PartitionResult{Via: viaRules, Witnesses: len(p.cut)}
+	for _, w := range p.cut {
+		res.Unanswered += w.probe()
+	}
+	r, err := p.table.read()
+	if err != nil {
+		return res, err
+	}
+	res.Present, res.Remaining = r.present, r.remaining.Seconds()
+	res.SeenIn, res.SeenOut = r.seen[incoming], r.seen[outgoing]
+	res.DroppedIn, res.DroppedOut = res.SeenIn, res.SeenOut
+	res.Connections = len(p.table.conns)
+	res.SinceMS = float64(time.Since(p.made).Microseconds()) / 1000
+	if p.shape != nil {
+		p.shape.read(&res)
+	}
+	return res, nil
 }
 
 // close heals everything for good.

@@ -17,32 +17,62 @@ import (
 // tableOwner is NFT_TABLE_F_OWNER: the kernel removes the table when the socket that made it closes, however that comes about.
 const tableOwner = 2
 
-// Offsets of the addresses in an IPv4 header.
+// Offsets of the addresses in an IPv4 header, and of the ports in one of TCP or UDP.
 const (
 	offsetSource      = 12
 	offsetDestination = 16
+	offsetPortFrom    = 0
+	offsetPortTo      = 2
+	offsetTCPFlags    = 13
+	flagRST           = 4
 )
 
-// table is one partition in the kernel: a table of its own, owned by a socket of its own, so that an error in one partition
-// cannot touch another.
+// table is one fault in the kernel: a table of its own, owned by a socket of its own, so that an error in one fault cannot touch another.
 //
-//	set a, set b        the peers, each element with a timeout
-//	chain in, chain out source (destination) in a: count, drop; in b: count, drop
+//	set a, set b        whom it is about, each element with a timeout: peers, or ports, or connections
+//	chain in, chain out it is about a packet that comes in (goes out), by a: count, act; by b: count, act
 //
 // Renewing replaces the elements of a, then those of b. On some kernels a lookup that runs while a replacement is committed may find
 // neither the old element nor the new one; with two sets, the other one still drops that packet.
 //
-// Where only some packets are lost there is one set, or each packet would have two chances: count; then, for a random part of them, count, drop.
-// Where they are late there is one set too: count, queue.
+// Where packets go to a shaper there is one set: one that passes by it now and then is as good as a packet that was spared.
 type table struct {
 	conn   *nftables.Conn
 	table  *nftables.Table
 	sets   []*nftables.Set
 	chains map[direction]*nftables.Chain
-	peers  []netip.Addr
-	loss   int // in a thousand; 0 for all
-	delay  bool
-	queue  uint16 // where packets go that are late
+	rules  map[direction]int // how many there are in each chain
+	scope
+}
+
+// scope says which packets a fault is about, and what becomes of them.
+type scope struct {
+	PartitionParams
+	peers []netip.Addr
+	conns []connection // of a half-open fault
+	queue uint16       // of a shaper
+}
+
+// keys are the elements of the table's sets.
+func (s *scope) keys() (nftables.SetDatatype, [][]byte) {
+	var keys [][]byte
+	switch {
+	case s.Action == ActionHalfOpen:
+		for _, c := range s.conns {
+			keys = append(keys, c.key())
+		}
+		return nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService, nftables.TypeInetService), keys
+	case len(s.peers) > 0:
+		for _, p := range s.peers {
+			keys = append(keys, p.AsSlice())
+		}
+		return nftables.TypeIPAddr, keys
+	default:
+		for _, p := range slices.Concat(s.OwnPorts, s.TheirPorts) {
+			keys = append(keys, binary.BigEndian.AppendUint16(nil, uint16(p))) //nolint:gosec // checked
+		}
+		return nftables.TypeInetService, keys
+	}
 }
 
 type direction string
@@ -55,13 +85,12 @@ const (
 // reading is what the kernel says of a table.
 type reading struct {
 	present   bool
-	dropped   map[direction]uint64
-	seen      map[direction]uint64
+	seen      map[direction]uint64 // packets that the rules acted on
 	remaining time.Duration
 }
 
-// newTable puts a partition in force. On error nothing is left.
-func newTable(name string, peers []netip.Addr, p PartitionParams, queue uint16) (*table, error) {
+// newTable puts a fault in force. On error nothing is left.
+func newTable(name string, sc scope) (*table, error) {
 	var raw *netlink.Conn
 	keep := nftables.WithSockOptions(func(c *netlink.Conn) error { raw = c; return nil })
 	conn, err := nftables.New(nftables.AsLasting(), keep)
@@ -69,16 +98,16 @@ func newTable(name string, peers []netip.Addr, p PartitionParams, queue uint16) 
 		return nil, fmt.Errorf("open netlink: %w", explain(err))
 	}
 	t := &table{
-		conn: conn, peers: peers, loss: p.Loss, delay: p.DelayMS > 0, queue: queue, chains: map[direction]*nftables.Chain{},
+		conn: conn, scope: sc, chains: map[direction]*nftables.Chain{}, rules: map[direction]int{},
 		table: &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4},
 	}
-	if err := t.fill(raw, p.In, p.Out); err != nil {
+	if err := t.fill(raw); err != nil {
 		return nil, errors.Join(err, conn.CloseLasting()) // closing removes whatever was made
 	}
 	return t, nil
 }
 
-func (t *table) fill(raw *netlink.Conn, in, out bool) error {
+func (t *table) fill(raw *netlink.Conn) error {
 	if err := makeOwned(raw, t.table); err != nil {
 		return fmt.Errorf("make owned table: %w", explain(err))
 	}
@@ -86,71 +115,108 @@ func (t *table) fill(raw *netlink.Conn, in, out bool) error {
 		return err
 	}
 	names := []string{"a", "b"}
-	if t.loss > 0 || t.delay {
+	if t.Action == ActionShape {
 		names = names[:1]
 	}
+	kind, _ := t.keys()
 	for _, name := range names {
-		s := &nftables.Set{Table: t.table, Name: name, KeyType: nftables.TypeIPAddr, HasTimeout: true, Timeout: Lease}
+		s := &nftables.Set{Table: t.table, Name: name, KeyType: kind, Concatenation: t.Action == ActionHalfOpen, HasTimeout: true, Timeout: Lease}
 		t.sets = append(t.sets, s)
 		if err := t.conn.AddSet(s, t.elements()); err != nil {
 			return fmt.Errorf("add set: %w", err)
 		}
 	}
-	if in {
-		t.addChain(incoming, nftables.ChainHookInput, offsetSource)
+	if t.In {
+		t.addChain(incoming, nftables.ChainHookInput)
 	}
-	if out {
-		t.addChain(outgoing, nftables.ChainHookOutput, offsetDestination)
+	if t.Out {
+		t.addChain(outgoing, nftables.ChainHookOutput)
 	}
 	if err := t.conn.Flush(); err != nil {
-		return fmt.Errorf("add drop rules: %w", explain(err))
+		return fmt.Errorf("add rules: %w", explain(err))
 	}
 	return nil
 }
 
-func (t *table) addChain(d direction, hook *nftables.ChainHook, offset uint32) {
+func (t *table) addChain(d direction, hook *nftables.ChainHook) {
 	ch := t.conn.AddChain(&nftables.Chain{
 		Name: string(d), Table: t.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRaw,
 	})
 	t.chains[d] = ch
 	for _, s := range t.sets {
-		match := []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-			&expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID},
+		for _, match := range t.matches(d, s) {
+			t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(match, t.act(d)...)})
+			t.rules[d]++
 		}
-		if t.delay {
-			t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(match, &expr.Counter{}, toQueue(t.queue))})
-			continue
-		}
-		if t.loss > 0 {
-			t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(slices.Clone(match), &expr.Counter{})})
-			match = append(match, t.some()...)
-		}
-		t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: append(match, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
 	}
 }
 
-// some matches a random part of the packets. The kernel's generator writes in the machine's byte order and its comparison reads as bytes come.
-func (t *table) some() []expr.Any {
+// matches lists the ways in which a packet is one that the fault is about.
+func (t *table) matches(d direction, s *nftables.Set) [][]expr.Any {
+	address, own, theirs := uint32(offsetSource), uint32(offsetPortTo), uint32(offsetPortFrom)
+	if d == outgoing {
+		address, own, theirs = offsetDestination, offsetPortFrom, offsetPortTo
+	}
+	peer := &expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseNetworkHeader, Offset: address, Len: 4}
+	port := func(register, offset uint32) expr.Any {
+		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}
+	}
+	lookup := &expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: s.Name, SetID: s.ID}
+	switch {
+	case t.Action == ActionHalfOpen:
+		return [][]expr.Any{append(isTCP(), peer, port(unix.NFT_REG32_01, own), port(unix.NFT_REG32_02, theirs), lookup)}
+	case len(t.peers) == 0 && len(t.OwnPorts) > 0:
+		return [][]expr.Any{{port(unix.NFT_REG32_00, own), lookup}}
+	case len(t.peers) == 0:
+		return [][]expr.Any{{port(unix.NFT_REG32_00, theirs), lookup}}
+	case len(t.OwnPorts)+len(t.TheirPorts) == 0:
+		return [][]expr.Any{{peer, lookup}}
+	}
+	var out [][]expr.Any
+	for offset, ports := range map[uint32][]int{own: t.OwnPorts, theirs: t.TheirPorts} {
+		for _, p := range ports {
+			is := &expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_01, Data: binary.BigEndian.AppendUint16(nil, uint16(p))} //nolint:gosec // checked
+			out = append(out, []expr.Any{peer, lookup, port(unix.NFT_REG32_01, offset), is})
+		}
+	}
+	return out
+}
+
+func isTCP() []expr.Any {
 	return []expr.Any{
-		&expr.Numgen{Register: 1, Modulus: permille, Type: unix.NFT_NG_RANDOM},
-		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4},
-		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: binary.BigEndian.AppendUint32(nil, uint32(t.loss))}, //nolint:gosec // 1 to 999
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_00, Data: []byte{unix.IPPROTO_TCP}},
 	}
 }
 
-// rules is how many there are in each chain.
-func (t *table) rules() int {
-	if t.loss > 0 {
-		return 2
+// act is what becomes of a packet.
+func (t *table) act(d direction) []expr.Any {
+	switch t.Action {
+	case ActionShape:
+		do := []expr.Any{&expr.Counter{}, toQueue(t.queue)}
+		if t.Duplicate > 0 && d == outgoing { // not the copies
+			return append([]expr.Any{
+				&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG32_00},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG32_00, Data: binary.NativeEndian.AppendUint32(nil, copyMark)},
+			}, do...)
+		}
+		return do
+	case ActionReset: // but no RST: those of the kernel's own answers have to pass
+		return append(isTCP(),
+			&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseTransportHeader, Offset: offsetTCPFlags, Len: 1},
+			&expr.Bitwise{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, Len: 1, Mask: []byte{flagRST}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG32_00, Data: []byte{0}},
+			&expr.Counter{}, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+	default:
+		return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
 	}
-	return len(t.sets)
 }
 
 func (t *table) elements() []nftables.SetElement {
+	_, keys := t.keys()
 	var out []nftables.SetElement
-	for _, p := range t.peers {
-		out = append(out, nftables.SetElement{Key: p.AsSlice(), Timeout: Lease})
+	for _, k := range keys {
+		out = append(out, nftables.SetElement{Key: k, Timeout: Lease})
 	}
 	return out
 }
@@ -171,27 +237,17 @@ func (t *table) renew() error {
 
 // read asks the kernel. A table whose lease ran out for some peer is not present, though its rules are still there.
 func (t *table) read() (reading, error) {
-	r := reading{dropped: map[direction]uint64{}, seen: map[direction]uint64{}}
+	r := reading{seen: map[direction]uint64{}}
 	for d, ch := range t.chains {
 		rules, err := t.conn.GetRules(t.table, ch)
 		if err != nil {
 			return r, fmt.Errorf("read rules: %w", err)
 		}
-		if len(rules) != t.rules() {
-			return r, fmt.Errorf("read rules: %d of %d are there", len(rules), t.rules())
+		if len(rules) != t.rules[d] {
+			return r, fmt.Errorf("read rules: %d of %d are there", len(rules), t.rules[d])
 		}
-		for i, rule := range rules {
-			switch n := counted(rule); {
-			case t.delay:
-				r.seen[d] = n
-			case t.loss == 0:
-				r.dropped[d] += n
-				r.seen[d] += n
-			case i == 0:
-				r.seen[d] = n
-			default:
-				r.dropped[d] = n
-			}
+		for _, rule := range rules {
+			r.seen[d] += counted(rule)
 		}
 	}
 	left, err := t.leases()
@@ -199,8 +255,9 @@ func (t *table) read() (reading, error) {
 		return r, err
 	}
 	r.remaining = Lease
-	for _, p := range t.peers {
-		r.remaining = min(r.remaining, left[p])
+	_, keys := t.keys()
+	for _, k := range keys {
+		r.remaining = min(r.remaining, left[string(k)])
 	}
 	r.present = r.remaining > 0
 	return r, nil
@@ -215,21 +272,30 @@ func counted(rule *nftables.Rule) (n uint64) {
 	return n
 }
 
-// leases returns what is left of each peer's lease, in the set that has more of it.
-func (t *table) leases() (map[netip.Addr]time.Duration, error) {
-	left := map[netip.Addr]time.Duration{}
+// leases returns what is left of each element's lease, in the set that has more of it.
+func (t *table) leases() (map[string]time.Duration, error) {
+	left := map[string]time.Duration{}
 	for _, s := range t.sets {
 		elems, err := t.conn.GetSetElements(s)
 		if err != nil {
 			return nil, fmt.Errorf("read set: %w", err)
 		}
 		for _, e := range elems {
-			if a, ok := netip.AddrFromSlice(e.Key); ok {
-				left[a] = max(left[a], e.Expires)
-			}
+			left[string(e.Key)] = max(left[string(e.Key)], e.Expires)
 		}
 	}
 	return left, nil
+}
+
+// empty ends the fault: no packet is one that it is about any more.
+func (t *table) empty() error {
+	for _, s := range t.sets {
+		t.conn.FlushSet(s)
+	}
+	if err := t.conn.Flush(); err != nil {
+		return fmt.Errorf("empty sets: %w", err)
+	}
+	return nil
 }
 
 // remove takes the table out of the kernel. Closing the socket does it too, should the request fail.

@@ -125,6 +125,13 @@ func (p *pod) connect(t testing.TB) {
 }
 
 func up(name string, addrs ...string) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
@@ -155,7 +162,10 @@ func (p *pod) listen(t testing.TB, ns namespace, addr string) {
 				if err != nil {
 					return
 				}
-				_ = c.Close()
+				go func() { // an echo, until the other end has enough
+					_, _ = io.Copy(c, c)
+					_ = c.Close()
+				}()
 			}
 		}()
 		return nil

@@ -54,8 +54,11 @@ const (
 	MethodWipe      = "wipe"       // -> what was there; refused while the daemon runs
 	MethodPartition = "partition"  // PartitionParams -> PartitionResult
 	MethodHeal      = "heal"       // HealParams: removes one fault, or all for an empty id; idempotent
-	MethodCounters  = "counters"   // CountersParams -> PartitionResult: packets dropped so far
-	MethodBurst     = "burst"      // BurstParams -> BurstResult: datagrams to a peer, for the rules to count
+	MethodCounters  = "counters"   // CountersParams -> PartitionResult: what became of packets so far
+	MethodSink      = "sink"       // SinkParams -> SinkResult: opens a socket for numbered datagrams
+	MethodSpray     = "spray"      // SprayParams -> SprayResult: sends numbered datagrams to a peer's sink
+	MethodDrain     = "drain"      // DrainParams -> DrainResult: what came in, and how; closes the sink
+	MethodResolve   = "resolve"    // ResolveParams -> ResolveResult: asks the node's name server
 	MethodClock     = "clock"      // ClockParams -> ClockResult: the daemon's CLOCK_REALTIME
 	MethodClockRead = "clock-read" // -> ClockResult
 	MethodDial      = "dial"       // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
@@ -86,19 +89,50 @@ type SignalParams struct {
 	Signal int `json:"signal"`
 }
 
-// PartitionParams asks for packets from (In) and to (Out) the peers to be dropped, some of them lost, or all of them late. A known ID replaces that partition.
+// Action is what happens to the packets that a network fault is about.
+type Action string
+
+// Actions.
+const (
+	ActionDrop  Action = ""      // they vanish
+	ActionShape Action = "shape" // they suffer an Impairment, each on its own
+	// ActionReset answers every TCP packet with a RST, to the peer for what comes in, to the node itself for what goes out: connections break, and new ones
+	// are refused.
+	ActionReset Action = "reset"
+	// ActionHalfOpen drops the packets of the TCP connections that there are between node and peers at that moment, and no others: neither end learns
+	// of it, and new connections work.
+	ActionHalfOpen Action = "half-open"
+)
+
+// PartitionParams asks for a network fault: something happens to packets from (In) and to (Out) the peers. A known ID replaces that fault.
 type PartitionParams struct {
 	ID    string   `json:"id"`
-	Peers []string `json:"peers"` // IPv4 addresses
+	Peers []string `json:"peers"` // IPv4 addresses; none means everybody, and then ports are needed
 	In    bool     `json:"in"`
 	Out   bool     `json:"out"`
-	// Loss is how many packets in a thousand are dropped, each one at random; 0 means all of them.
-	Loss int `json:"loss,omitempty"`
-	// DelayMS, when it is not 0, makes packets late instead of dropping them, by DelayMS +- JitterMS milliseconds, in the order in which they come.
-	// Out only. Seed drives the jitter.
+	// OwnPorts and TheirPorts, where there are any, leave out the packets that use none of them, at the node's end and at the other one. Without peers
+	// only one of the two may be given.
+	OwnPorts   []int  `json:"own_ports,omitempty"`
+	TheirPorts []int  `json:"their_ports,omitempty"`
+	Action     Action `json:"action,omitempty"`
+	// Witness, of a half-open fault, is a TCP port of the peers: the agent opens a connection to it on each peer first, which is then cut off with the
+	// others, so that there is always one to be looked at.
+	Witness int `json:"witness,omitempty"`
+	Impairment
+}
+
+// Impairment is what a link does to each packet on its own. Chances are in a thousand; all of them may be combined.
+type Impairment struct {
+	Loss      int `json:"loss,omitempty"`
+	Duplicate int `json:"duplicate,omitempty"` // arrives twice; Out only
+	Corrupt   int `json:"corrupt,omitempty"`   // one bit behind the IP header is wrong
+	Reorder   int `json:"reorder,omitempty"`   // is not delayed, and overtakes those that are: needs a delay
+	// DelayMS +- JitterMS milliseconds is how late packets are, in the order in which they come.
 	DelayMS  float64 `json:"delay_ms,omitempty"`
 	JitterMS float64 `json:"jitter_ms,omitempty"`
-	Seed     uint64  `json:"seed,omitempty"`
+	// RateKbit is how much passes in each direction, to all peers together, in 1000 bits of IP packets a second. What cannot be sent within 0.4 s is lost.
+	RateKbit int    `json:"rate_kbit,omitempty"`
+	Seed     uint64 `json:"seed,omitempty"` // drives all chances
 }
 
 // RenewResult says which partitions were renewed. One whose lease had run out is not brought back: it would have had a gap that nobody saw.
@@ -107,16 +141,27 @@ type RenewResult struct {
 	Lapsed  []string `json:"lapsed,omitempty"`
 }
 
-// PartitionResult is a partition as the kernel has it.
+// PartitionResult is a network fault as the kernel has it.
 type PartitionResult struct {
-	ID         string  `json:"id"`
-	Present    bool    `json:"present"`     // false when there is no such partition, or its lease ran out
-	DroppedIn  uint64  `json:"dropped_in"`  // packets, since the partition was made
-	DroppedOut uint64  `json:"dropped_out"` // packets
-	SeenIn     uint64  `json:"seen_in"`     // packets that the rules looked at, dropped or not
-	SeenOut    uint64  `json:"seen_out"`    // packets
-	Delayed    uint64  `json:"delayed"`     // packets that the agent held back
-	Remaining  float64 `json:"remaining"`   // seconds of lease left, of the peer that runs out first
+	ID         string `json:"id"`
+	Present    bool   `json:"present"`       // false when there is no such fault, or its lease ran out
+	Via        string `json:"via,omitempty"` // the mechanism: "nft", "nfqueue" or "netem"
+	DroppedIn  uint64 `json:"dropped_in"`    // packets, since the fault was made
+	DroppedOut uint64 `json:"dropped_out"`   // packets
+	SeenIn     uint64 `json:"seen_in"`       // packets that the rules looked at, whatever became of them
+	SeenOut    uint64 `json:"seen_out"`      // packets
+	Delayed    uint64 `json:"delayed"`       // packets that were held back
+	Duplicated uint64 `json:"duplicated"`    // packets
+	Corrupted  uint64 `json:"corrupted"`     // packets
+	Reordered  uint64 `json:"reordered"`     // packets that overtook others
+	Overrun    uint64 `json:"overrun"`       // packets for which a limited rate had no room; they count as dropped, too
+	Overflow   uint64 `json:"overflow"`      // packets that the kernel lost because the agent was too slow: not meant
+	// Connections is how many a half-open fault cut off; of its Witnesses, Unanswered have sent something that was not acknowledged.
+	Connections int     `json:"connections,omitempty"`
+	Witnesses   int     `json:"witnesses,omitempty"`
+	Unanswered  int     `json:"unanswered,omitempty"`
+	SinceMS     float64 `json:"since_ms,omitempty"` // milliseconds since the kernel had the rules
+	Remaining   float64 `json:"remaining"`          // seconds of lease left, of the peer that runs out first
 }
 
 // HealParams names the partition to remove; all of them for an empty ID.
@@ -129,15 +174,62 @@ type CountersParams struct {
 	ID string `json:"id"`
 }
 
-// BurstParams asks for UDP datagrams to an address where nobody has to listen.
-type BurstParams struct {
-	Address string `json:"address"` // host:port
-	Count   int    `json:"count"`   // 1 to 10,000
+// SinkParams opens a socket for numbered datagrams.
+type SinkParams struct {
+	ID string `json:"id"`
 }
 
-// BurstResult says how many the node's kernel took.
-type BurstResult struct {
+// SinkResult says where it is.
+type SinkResult struct {
+	Port int `json:"port"` // UDP, on all the node's addresses
+}
+
+// SprayParams sends numbered datagrams to a sink, one after the other, as fast as they go. They carry no UDP checksum, so that damage arrives to be seen.
+type SprayParams struct {
+	Address string `json:"address"` // host:port of the sink
+	Count   int    `json:"count"`   // 1 to 10,000
+	Bytes   int    `json:"bytes"`   // of each, without headers: 32 to 1400
+}
+
+// SprayResult says how many the node's kernel took. Those that a rule dropped at once count.
+type SprayResult struct {
 	Sent int `json:"sent"`
+}
+
+// DrainParams closes a sink, once so many datagrams have come or none has for a while.
+type DrainParams struct {
+	ID      string  `json:"id"`
+	Want    int     `json:"want"`     // different datagrams
+	QuietMS float64 `json:"quiet_ms"` // ends the wait
+	BoundMS float64 `json:"bound_ms"` // ends the wait, too
+}
+
+// DrainResult is what came in, measured where it came in.
+type DrainResult struct {
+	Received   int     `json:"received"`   // different ones, undamaged
+	Duplicated int     `json:"duplicated"` // more of one that had come already
+	Corrupted  int     `json:"corrupted"`  // damaged
+	Reordered  int     `json:"reordered"`  // came after a later one
+	LeastMS    float64 `json:"least_ms"`   // time on the way
+	MedianMS   float64 `json:"median_ms"`
+	MostMS     float64 `json:"most_ms"`
+	// FirstMS and LastMS are when the first and the last one came, on the machine's monotonic clock; Bytes is what came after the first, in IP packets.
+	FirstMS float64 `json:"first_ms"`
+	LastMS  float64 `json:"last_ms"`
+	Bytes   int     `json:"bytes"`
+}
+
+// ResolveParams asks for a name's addresses, through the node's own name server.
+type ResolveParams struct {
+	Name      string `json:"name"`
+	TimeoutMS int    `json:"timeout_ms"` // 0 means one second
+}
+
+// ResolveResult is how that ended.
+type ResolveResult struct {
+	Addresses []string `json:"addresses,omitempty"`
+	Error     string   `json:"error,omitempty"`
+	TookMS    float64  `json:"took_ms"`
 }
 
 // ClockParams asks for the daemon's clock to be moved, in this life and in later ones, until it is asked for 0 or the lease runs out.
@@ -162,6 +254,7 @@ type DialParams struct {
 type DialResult struct {
 	Connected bool    `json:"connected"`
 	Answered  bool    `json:"answered"` // connected, or refused by the other end: packets pass both ways
+	Reset     bool    `json:"reset"`    // a RST came
 	Error     string  `json:"error,omitempty"`
 	TookMS    float64 `json:"took_ms"`
 }

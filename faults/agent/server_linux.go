@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,9 +70,10 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 // session is one control stream being served.
 type session struct {
 	*Server
-	ctx  context.Context // ends with the stream
-	net  *network
-	proc processes
+	ctx   context.Context // ends with the stream
+	net   *network
+	proc  processes
+	sinks sinks
 
 	clock *clock
 	data  storage
@@ -198,8 +197,14 @@ func (r *session) do(c call) (any, error) {
 		return with(c.Params, func(p HealParams) (any, error) { return nil, r.net.heal(p.ID) })
 	case MethodCounters:
 		return with(c.Params, func(p CountersParams) (PartitionResult, error) { return r.net.counters(p.ID) })
-	case MethodBurst:
-		return with(c.Params, burst)
+	case MethodSink:
+		return with(c.Params, r.sinks.make)
+	case MethodSpray:
+		return with(c.Params, spray)
+	case MethodDrain:
+		return with(c.Params, func(p DrainParams) (DrainResult, error) { return r.sinks.drain(r.ctx, p) })
+	case MethodResolve:
+		return with(c.Params, func(p ResolveParams) (ResolveResult, error) { return resolve(r.ctx, p) })
 	case MethodDial:
 		return with(c.Params, func(p DialParams) (DialResult, error) { return dial(r.ctx, p) })
 	default:
@@ -252,48 +257,6 @@ func (r *session) refuseRunning() error {
 		err = &Error{Code: CodeRunning, Text: fmt.Sprintf("the daemon runs (process %d): its data directory is not wiped", p.PID)}
 	}
 	return err
-}
-
-// dial makes one TCP connection attempt. A failed one is a result, not an error.
-func dial(ctx context.Context, p DialParams) (DialResult, error) {
-	if _, _, err := net.SplitHostPort(p.Address); err != nil || p.TimeoutMS < 0 {
-		return DialResult{}, badRequest("dial needs an address host:port and a timeout that is not negative (%q, %d ms)", p.Address, p.TimeoutMS)
-	}
-	bound := time.Duration(p.TimeoutMS) * time.Millisecond
-	if bound == 0 {
-		bound = defaultDial
-	}
-	d := net.Dialer{Timeout: min(bound, maxDial)}
-	start := time.Now()
-	conn, err := d.DialContext(ctx, "tcp", p.Address)
-	res := DialResult{Connected: err == nil, TookMS: float64(time.Since(start).Microseconds()) / 1000}
-	res.Answered = res.Connected || errors.Is(err, syscall.ECONNREFUSED)
-	if res.Connected {
-		_ = conn.Close() // the handshake was all that was wanted
-	} else {
-		res.Error = err.Error()
-	}
-	return res, nil
-}
-
-// burst sends datagrams. That nobody listens there is no error: the rules on the way count them.
-func burst(p BurstParams) (BurstResult, error) {
-	if _, _, err := net.SplitHostPort(p.Address); err != nil || p.Count < 1 || p.Count > maxBurst {
-		return BurstResult{}, badRequest("a burst needs an address host:port and a count of 1 to %d (%q, %d)", maxBurst, p.Address, p.Count)
-	}
-	conn, err := net.Dial("udp4", p.Address)
-	if err != nil {
-		return BurstResult{}, fmt.Errorf("open socket: %w", err)
-	}
-	defer func() { _ = conn.Close() }() // nothing is read
-	var res BurstResult
-	for range p.Count {
-		// A refusal is the answer to an earlier datagram; a dropped one is an error of this call, and was counted all the same.
-		if _, err := conn.Write([]byte("unibus")); err == nil || errors.Is(err, syscall.EPERM) {
-			res.Sent++
-		}
-	}
-	return res, nil
 }
 
 // write sends one answer. A failure means that nobody listens any more; the end of the input says so too, and ends the session.
