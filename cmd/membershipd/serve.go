@@ -91,7 +91,7 @@ func addServeFlags(c *cobra.Command, cfg *membershipd.Config, f *serveFlags) {
 	fl.StringVar(&cfg.Sync, "sync", cfg.Sync, "when writes are flushed to disk: always, or a `duration`")
 	fl.StringVar(&cfg.ClusterPassFile, "cluster-pass-file", "", "`file` with the password of the routes, mode 0600 or 0400")
 	fl.StringVar(&cfg.InternalIDFile, "internal-id-file", "", "`file` with the nkey seed of this node; made at the first start (default DATA-DIR/internal.nk)")
-	fl.StringVar(&cfg.StaticKeysFile, "static-keys-file", "", "`file` with lines \"PUBLIC-USER-NKEY [admin]\": who may log in as a client")
+	fl.StringVar(&cfg.StaticKeysFile, "static-keys-file", "", "`file` with lines \"PUBLIC-USER-NKEY [admin|system]\": who may log in without a record; system is for the tools of NATS, in the account SYS")
 	fl.StringVar(&cfg.TLSCert, "tls-cert", "", "`file` with the certificate that clients are shown; empty for plain text")
 	fl.StringVar(&cfg.TLSKey, "tls-key", "", "`file` with its key, mode 0600 or 0400")
 	fl.StringVar(&cfg.TLSCA, "tls-ca", "", "`file` with the authorities of clients' certificates, for --tls-client-auth verify")

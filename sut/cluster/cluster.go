@@ -69,13 +69,14 @@ func (m Capabilities) Missing(needs ...Capability) string {
 
 // Spec says what cluster is wanted. The zero value is not usable: RunID, Name and Subject are required.
 type Spec struct {
-	RunID    string  // labels everything that is made for one run of the harness, [a-z0-9-]
-	Name     string  // unique within the run, [a-z0-9-]
-	Subject  Subject //
-	Size     int     // nodes; 0 means 3. They are named n1, n2, ...
-	Replicas int     // R of membershipd's own buckets; 0 means 3. Means nothing to plain nats-server.
-	Sync     string  // "always", or nats-server's sync_interval such as "2m0s"; "" means "always"
-	AdminKey string  // public nkey of the harness's client: may do everything in account BUS, and administer membershipd
+	RunID     string  // labels everything that is made for one run of the harness, [a-z0-9-]
+	Name      string  // unique within the run, [a-z0-9-]
+	Subject   Subject //
+	Size      int     // nodes; 0 means 3. They are named n1, n2, ...
+	Replicas  int     // R of membershipd's own buckets; 0 means 3. Means nothing to plain nats-server.
+	Sync      string  // "always", or nats-server's sync_interval such as "2m0s"; "" means "always"
+	AdminKey  string  // public nkey of the harness's client: may do everything in account BUS, and administer membershipd
+	SystemKey string  // public nkey of an operator in the account SYS; "" for none
 	// PlainText does without TLS. Otherwise clients and routes are encrypted, with authorities that are made for this cluster (see Secured).
 	PlainText bool
 	SeedFile  []byte // of first admins, given to membershipd at every start; nil for none

@@ -34,6 +34,8 @@ type bus struct {
 	dir       string // for files of the clients
 	admin     nkeys.KeyPair
 	adminFile string
+	sysFile   string // of the operator in the account SYS
+	sysKey    string //
 	caFile    string // "" when the cluster talks plain text
 	close     func() error
 }
@@ -88,6 +90,14 @@ func startBus() (*bus, error) {
 	if err != nil {
 		return nil, err
 	}
+	sys, sysFile, err := newSeedFile(b.dir, "system")
+	if err != nil {
+		return nil, err
+	}
+	b.sysFile = sysFile
+	if b.sysKey, err = sys.PublicKey(); err != nil {
+		return nil, err
+	}
 	backend := process.New(process.Options{Dir: b.dir})
 	b.close = func() error {
 		if err := backend.Close(); err != nil {
@@ -95,7 +105,7 @@ func startBus() (*bus, error) {
 		}
 		return os.RemoveAll(b.dir)
 	}
-	b.Cluster, err = backend.NewCluster(ctx, cluster.Spec{RunID: "ecosystem", Name: "bus", Subject: s, Size: size, AdminKey: public})
+	b.Cluster, err = backend.NewCluster(ctx, cluster.Spec{RunID: "ecosystem", Name: "bus", Subject: s, Size: size, AdminKey: public, SystemKey: b.sysKey})
 	if err != nil {
 		return b, err
 	}

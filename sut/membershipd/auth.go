@@ -197,9 +197,10 @@ func (d staticDirectory) lookup(publicKey string, _ connection) (grant, bool) {
 	if !ok {
 		return grant{}, false
 	}
-	g := grant{account: accountBus}
-	g.permissions = unenforced(key.admin)
-	return g, true
+	if key.system {
+		return grant{account: accountSystem, permissions: serverPermissions(access.SystemPermissions(publicKey))}, true
+	}
+	return grant{account: accountBus, permissions: unenforced(key.admin)}, true
 }
 
 // userDirectory knows the users of the buckets.

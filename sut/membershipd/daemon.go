@@ -166,7 +166,7 @@ func (s secrets) identify(users *accessPlane, publicKey string) (caller, error) 
 	if publicKey == s.publicKey || users.applied.isNode(publicKey) { // it is let in only from that node's own host
 		return caller{key: publicKey, control: access.ControlWrite}, nil
 	}
-	if k, ok := s.static[publicKey]; ok {
+	if k, ok := s.static[publicKey]; ok && !k.system { // whoever is let into SYS alone has no way to the control API
 		c := caller{key: publicKey, control: access.ControlRead}
 		if k.admin {
 			c.control = access.ControlWrite

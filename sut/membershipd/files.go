@@ -103,21 +103,32 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// staticKey is a client that may log into account BUS without any bucket.
+// staticKey is a client that may log in without any bucket.
 type staticKey struct {
-	admin bool
+	admin  bool // administers the cluster
+	system bool // is let into the account SYS, for the tools of NATS, and nowhere else
 }
 
-// readStaticKeys parses lines `<public user nkey> [admin]`.
+// What may stand behind a static key.
+const (
+	staticAdmin  = "admin"
+	staticSystem = "system"
+)
+
+// readStaticKeys parses lines `<public user nkey> [admin|system]`.
 func readStaticKeys(path string) (map[string]staticKey, error) {
-	keys := map[string]staticKey{}
 	if path == "" {
-		return keys, nil
+		return map[string]staticKey{}, nil
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the static keys: %w", err)
 	}
+	return parseStaticKeys(path, b)
+}
+
+func parseStaticKeys(path string, b []byte) (map[string]staticKey, error) {
+	keys := map[string]staticKey{}
 	sc := bufio.NewScanner(bytes.NewReader(b))
 	for n := 1; sc.Scan(); n++ {
 		line, _, _ := strings.Cut(sc.Text(), "#")
@@ -128,13 +139,17 @@ func readStaticKeys(path string) (map[string]staticKey, error) {
 		if !nkeys.IsValidPublicUserKey(fields[0]) {
 			return nil, fmt.Errorf("read the static keys: %s:%d does not begin with a public user nkey", path, n)
 		}
-		if len(fields) > 2 || len(fields) == 2 && fields[1] != "admin" {
-			return nil, fmt.Errorf("read the static keys: %s:%d: the only word after a key is \"admin\"", path, n)
+		key := staticKey{}
+		if len(fields) == 2 {
+			key = staticKey{admin: fields[1] == staticAdmin, system: fields[1] == staticSystem}
+		}
+		if len(fields) > 2 || len(fields) == 2 && key == (staticKey{}) {
+			return nil, fmt.Errorf("read the static keys: %s:%d: the only words after a key are %q and %q, and only one of them", path, n, staticAdmin, staticSystem)
 		}
 		if _, twice := keys[fields[0]]; twice {
 			return nil, fmt.Errorf("read the static keys: %s:%d names a key for the second time", path, n)
 		}
-		keys[fields[0]] = staticKey{admin: len(fields) == 2}
+		keys[fields[0]] = key
 	}
 	if err := sc.Err(); err != nil {
 		return nil, fmt.Errorf("read the static keys: %w", err)

@@ -114,7 +114,10 @@ func TestRefusesToStart(t *testing.T) {
 		}, ":2 does not begin with a public user nkey"},
 		{"static keys with an unknown word", func(t *testing.T, c *membershipd.Config) {
 			c.StaticKeysFile = write(t, filepath.Join(t.TempDir(), "k"), public+" root\n", 0o644)
-		}, `the only word after a key is "admin"`},
+		}, `the only words after a key are "admin" and "system"`},
+		{"a static key with two words", func(t *testing.T, c *membershipd.Config) {
+			c.StaticKeysFile = write(t, filepath.Join(t.TempDir(), "k"), public+" admin system\n", 0o644)
+		}, "only one of them"},
 		{"a static key twice", func(t *testing.T, c *membershipd.Config) {
 			c.StaticKeysFile = write(t, filepath.Join(t.TempDir(), "k"), public+"\n"+public+" admin\n", 0o644)
 		}, "for the second time"},

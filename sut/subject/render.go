@@ -130,9 +130,13 @@ func (n Node) membershipd() Launch {
 	if n.Addr.ClusterAdvertise != "" {
 		args = append(args, "--cluster-advertise", n.Addr.ClusterAdvertise)
 	}
+	static := "# the harness's clients\n" + n.Spec.AdminKey + " admin\n"
+	if n.Spec.SystemKey != "" {
+		static += n.Spec.SystemKey + " system\n"
+	}
 	files := []File{
 		{Path: pass, Mode: 0o600, Content: []byte(n.Password + "\n"), Secret: true},
-		{Path: keys, Mode: 0o600, Content: []byte("# the harness's clients\n" + n.Spec.AdminKey + " admin\n")},
+		{Path: keys, Mode: 0o600, Content: []byte(static)},
 	}
 	if len(n.Spec.SeedFile) > 0 {
 		seed := path.Join(n.ConfDir, "seed-admins.json")
@@ -177,7 +181,11 @@ func (n Node) natsServer() (Launch, error) {
 		p("  sync_interval: %s", n.sync())
 	}
 	p("}")
-	p("accounts {\n  SYS {}\n  BUS {\n    jetstream: enabled\n    users: [\n      { nkey: %s }", n.Spec.AdminKey)
+	system := ""
+	if n.Spec.SystemKey != "" {
+		system = fmt.Sprintf(" users: [ { nkey: %s } ] ", n.Spec.SystemKey)
+	}
+	p("accounts {\n  SYS {%s}\n  BUS {\n    jetstream: enabled\n    users: [\n      { nkey: %s }", system, n.Spec.AdminKey)
 	for _, u := range n.Spec.Users {
 		p("      { nkey: %s, permissions: %s }", u.Key, permissions(u))
 	}

@@ -228,3 +228,15 @@ func Covers(pattern, subject string) bool {
 func ControlPermissions(key string) Permissions {
 	return Permissions{PublishAllow: []string{controlAll, userInfo}, SubscribeAllow: []string{InboxByKey(key) + ".>"}}
 }
+
+// SystemPermissions are those of an operator in the account SYS: what the tools of NATS ask servers for, their events, and the two commands that
+// take the lead of the metadata from a node or forget a dead one. The nodes' own traffic (votes, replication, assignments) runs in the same account: it
+// can be neither read nor forged, nor can accounts be purged or streams be moved past the control API. What is published to _INBOX could be a forged
+// answer, so that only the operator's own prefix is open.
+func SystemPermissions(key string) Permissions {
+	return Permissions{
+		PublishAllow:   []string{"$SYS.REQ.SERVER.>", "$SYS.REQ.ACCOUNT.>", userInfo, "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE", InboxByKey(key) + ".>"},
+		PublishDeny:    []string{"$SYS.REQ.ACCOUNT.*.CLAIMS.>", "$SYS.REQ.SERVER.*.RELOAD"},
+		SubscribeAllow: []string{"_INBOX.>", InboxByKey(key) + ".>", "$SYS.ACCOUNT.>", "$SYS.SERVER.>", "$JS.EVENT.>"},
+	}
+}
