@@ -141,3 +141,27 @@ func TestEveryPackageHasOneDocComment(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingBuiltIsCommitted looks at what git tracks: a binary there is downloaded by everybody for ever.
+func TestNothingBuiltIsCommitted(t *testing.T) {
+	out, err := exec.Command("git", "ls-files", "-z").Output()
+	if err != nil {
+		t.Skipf("not a git checkout: %v", err)
+	}
+	names := strings.Split(strings.TrimRight(string(out), "\x00"), "\x00")
+	if len(names) < 100 {
+		t.Fatalf("git ls-files names %d files", len(names))
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted and not committed yet
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b[:min(len(b), 8000)]), "\x00") || len(b) > 256<<10 {
+			t.Errorf("%s (%d bytes) is not source: generate it, or add it to .gitignore", name, len(b))
+		}
+	}
+}
