@@ -195,8 +195,9 @@ func (c HealthCheck) judge(s samples, bad, reason *violation) {
 }
 
 // HealthTruth ("health-truth") demands that no node says that it is ready while nobody can write. An outage is a stretch without any
-// acked write that is longer than the grace. A 200 in it, later than the grace, is a lie if at least MinWrites writes were invoked after
-// that answer and came back without success before the stretch ended: clients tried after the node had said so, and could not.
+// acked write that is longer than the grace. A 200 in it, later than the grace, is a lie if at least MinWrites writes, and one at least to each
+// target that was written in the window, were invoked after that answer and came back without success before the stretch ended: clients tried
+// everything after the node had said so, and could do nothing. (Each stream elects a leader of its own: that one of them has none is no outage of the node.)
 type HealthTruth struct {
 	Window       Window   `json:"window"`
 	Targets      []string `json:"targets,omitempty"`       // whose writes count; empty means all
@@ -210,10 +211,10 @@ const (
 	defaultTruthWrites = 3
 )
 
-// outage is a stretch without an acked write, with the invocations of the writes that came back in it without success, ascending.
+// outage is a stretch without an acked write, with the invocations of the writes that came back in it without success: ascending, by target.
 type outage struct {
 	span
-	tried []int64
+	tried map[string][]int64
 }
 
 // Check implements Checker.
@@ -264,12 +265,13 @@ func (c HealthTruth) Check(h *history.History) Result {
 	return passed(figures, "None of %d samples in %d outages (of %d samples in all) said ready while no client could write.", in, len(outages), total)
 }
 
-// outages lists the stretches without an acked write that are longer than the grace.
+// outages lists the stretches without an acked write that are longer than the grace, and how many writes were attempted. The targets of an
+// outage are those that were ever acked in the window, or all that were tried when none was.
 func (c HealthTruth) outages(h *history.History, w span) ([]outage, int) {
 	f := newFilter(nil, c.Targets)
 	var acks []int64
-	var vain []span
-	tried := 0
+	var vain []*history.Op
+	tried, targets := 0, map[string]bool{}
 	for i := range h.Ops {
 		op := &h.Ops[i]
 		if !f.has(op) {
@@ -280,8 +282,9 @@ func (c HealthTruth) outages(h *history.History, w span) ([]outage, int) {
 		}
 		if op.Outcome == history.OK && w.has(op.Complete) {
 			acks = append(acks, op.Complete)
+			targets[op.Target] = true
 		} else if op.Outcome != history.OK && op.Complete != 0 && w.has(op.Invoke) && w.has(op.Complete) {
-			vain = append(vain, span{op.Invoke, op.Complete})
+			vain = append(vain, op)
 		}
 	}
 	slices.Sort(acks)
@@ -293,13 +296,21 @@ func (c HealthTruth) outages(h *history.History, w span) ([]outage, int) {
 		}
 		last = t
 	}
-	for _, v := range vain {
-		if o := around(out, v.from); o != nil && v.to <= o.to {
-			o.tried = append(o.tried, v.from)
+	for i := range out {
+		out[i].tried = map[string][]int64{}
+		for target := range targets {
+			out[i].tried[target] = nil
+		}
+	}
+	for _, op := range vain {
+		if o := around(out, op.Invoke); o != nil && op.Complete <= o.to && (len(acks) == 0 || targets[op.Target]) {
+			o.tried[op.Target] = append(o.tried[op.Target], op.Invoke)
 		}
 	}
 	for i := range out {
-		slices.Sort(out[i].tried)
+		for _, t := range out[i].tried {
+			slices.Sort(t)
+		}
 	}
 	return out, tried
 }
@@ -329,8 +340,15 @@ func around(outages []outage, t int64) *outage {
 	return nil
 }
 
-// after is how many writes were tried in vain from t on.
+// after is how many writes were tried in vain from t on: 0 when one of the targets was not tried.
 func (o outage) after(t int64) int {
-	i, _ := slices.BinarySearch(o.tried, t)
-	return len(o.tried) - i
+	n := 0
+	for _, tried := range o.tried {
+		i, _ := slices.BinarySearch(tried, t)
+		if i == len(tried) {
+			return 0
+		}
+		n += len(tried) - i
+	}
+	return n
 }

@@ -229,6 +229,17 @@ func TestHealthTruth(t *testing.T) {
 	mk := func(o []history.Op, hs ...[]history.Health) history.History {
 		return history.History{Ops: ops(o...), Health: slices.Concat(hs...)}
 	}
+	// A second stream: acked at the start, and tried in vain from a time on.
+	second := func(from int64) []history.Op {
+		o := []history.Op{at(pub("w", 1), 50, 60)}
+		if from > 0 {
+			o = append(o, at(failed(pub("w", 0)), from, from+200))
+		}
+		for i := range o {
+			o[i].Target = "SECOND"
+		}
+		return o
+	}
 	quiet := slices.DeleteFunc(writes(), func(op history.Op) bool { return op.Outcome != history.OK })
 	runTable(t, []tableCase{
 		{"honest", c, mk(writes(), polls("n1", 0, 10_000, 200, ""), polls("n1", 10_000, 20_000, 503, ""), polls("n1", 20_000, 30_000, 200, "")), pass},
@@ -237,6 +248,9 @@ func TestHealthTruth(t *testing.T) {
 		{"nobody tried to write", c, mk(quiet, polls("n1", 0, 30_000, 200, "")), pass},
 		{"a lie", c, mk(writes(), polls("n1", 0, 30_000, 200, "")), fail(check.CodeReadyUnwritten)},
 		{"one lie", c, mk(writes(), polls("n1", 11_000, 20_000, 503, ""), polls("n2", 15_000, 15_050, 200, "")), fail(check.CodeReadyUnwritten)},
+		{"ready before the last of the streams has a leader", c, mk(slices.Concat(writes(), second(11_000)), polls("n1", 11_500, 30_000, 200, "")), pass},
+		{"nobody tried the other stream", c, mk(slices.Concat(writes(), second(0)), polls("n1", 0, 30_000, 200, "")), pass},
+		{"neither stream can be written", c, mk(slices.Concat(writes(), second(15_000)), polls("n1", 0, 30_000, 200, "")), fail(check.CodeReadyUnwritten)},
 		{"nobody could write at all", c, mk(writes()[20:40], polls("n1", 0, 20_000, 200, "")), fail(check.CodeReadyUnwritten)},
 		{"no samples", c, mk(writes()), open(check.CodeTooFewSamples)},
 		{"too few", check.HealthTruth{MinSamples: 1000}, mk(writes(), polls("n1", 0, 10_000, 200, "")), open(check.CodeTooFewSamples)},

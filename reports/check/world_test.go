@@ -309,7 +309,7 @@ func goodSpecs() []check.Spec {
 		check.Of(check.HealthCheck{Probe: "ready", Nodes: nodes, Window: outage, Want: check.WantEndsNot200}),
 		check.Of(check.HealthCheck{Probe: "ready", Nodes: nodes, Window: check.Window{From: "back"}, Want: check.WantEnds200}),
 		check.Of(check.HealthCheck{Probe: "live", Nodes: nodes, Want: check.WantAlways200}),
-		check.Of(check.HealthTruth{GraceSeconds: 2}),
+		check.Of(check.HealthTruth{Targets: []string{"ORDERS", "S"}, GraceSeconds: 2}),
 		check.Of(check.Converged{Min: 2}),
 		check.Of(check.CASSerialized{Target: "S"}),
 		check.Of(check.StreamMetadata{Target: "ORDERS", Last: "after"}),
