@@ -14,8 +14,8 @@ type Consumers struct {
 	Kinds         []string `json:"kinds,omitempty"`          // "pull", "ordered", "watch"; empty means those that the record has
 	MinDeliveries int      `json:"min_deliveries,omitempty"` // fewer of any kind are Inconclusive; 0 means 1
 	Complete      bool     `json:"complete,omitempty"`       // every drained item must have arrived (for watchers: every key's last)
-	// SlackSeconds allows a second delivery so soon after the confirmed ack of the first: the server may have sent it before it
-	// knew of the ack. 0 means 1.
+	// SlackSeconds is for records that do not say when a pull was made: so soon after the confirmed ack of the first delivery a second one
+	// may arrive, because the server may have sent it before it knew of the ack. 0 means 1.
 	SlackSeconds float64 `json:"slack_seconds,omitempty"`
 }
 
@@ -186,7 +186,7 @@ func (c Consumers) pull(a *arrivals) {
 	}
 	for _, client := range sortedKeys(a.kinds[kindPull]) {
 		for _, d := range a.kinds[kindPull][client] {
-			if first, ok := confirmed[d.Seq]; ok && d.At > first.Acked+slack {
+			if first, ok := confirmed[d.Seq]; ok && sentAfter(d, first.Acked, slack) {
 				a.again.count++
 				a.again.seen.add(d.At, nil, "sequence %d came to %s %.3f s after its ack by %s had been confirmed (the server counts %d deliveries)", d.Seq, client, seconds(d.At-first.Acked), first.Client, d.Count)
 			}
@@ -201,6 +201,15 @@ func (c Consumers) pull(a *arrivals) {
 			a.skipped.seen.add(a.rb.drain.At, nil, "sequence %d (%q) was delivered to no pull client", it.Seq, it.Value)
 		}
 	}
+}
+
+// sentAfter tells whether the server sent d after an ack had been confirmed at that time. What answers a pull that was made later was sent later, however long
+// anything else took on its way; where the record does not say when the pull was made, the time of arrival less the slack must do.
+func sentAfter(d *history.Delivery, confirmed, slack int64) bool {
+	if d.Asked > 0 {
+		return d.Asked > confirmed
+	}
+	return d.At > confirmed+slack
 }
 
 // ordered demands every message the stream holds, one after the other, from the first that the client was given.

@@ -15,6 +15,8 @@ type StreamMetadata struct {
 	Target string `json:"target"`         // the stream, as in Op.Target
 	Min    int    `json:"min,omitempty"`  // descriptions or denials that are needed; 0 means 2
 	Last   string `json:"last,omitempty"` // the name of the observation that must be among them; "" for none
+	// KeepsStart, when true, is for a stream from which nothing may leave: its first sequence must stay what it was.
+	KeepsStart bool `json:"keeps_start,omitempty"`
 }
 
 const promiseMetadata = "NATS (JetStream documentation, clustering): the meta group keeps the streams and their configuration by Raft; a stream stays until it is deleted."
@@ -44,8 +46,9 @@ func (c StreamMetadata) Check(h *history.History) Result {
 	gone := violation{code: CodeStreamGone, promise: promiseMetadata}
 	reset := violation{code: CodeStreamReset, promise: promiseMetadata}
 	changed := violation{code: CodeConfigChanged, promise: promiseMetadata}
+	start := violation{code: CodeStartLost, promise: promiseLog}
 	var first *named
-	var last uint64
+	var last, begins uint64
 	answered, silent := 0, 0
 	for i := range seen {
 		m := &seen[i]
@@ -66,16 +69,23 @@ func (c StreamMetadata) Check(h *history.History) Result {
 		case m.Config != first.Config:
 			changed.count++
 			changed.seen.add(m.at, nil, "%s: the configuration of %s is %s, it was %s", m.name, c.Target, m.Config, first.Config)
+		case c.KeepsStart && begins > 0 && m.First != begins:
+			start.count++
+			start.seen.add(m.at, nil, "%s: %s begins at sequence %d, it began at %d", m.name, c.Target, m.First, begins)
 		}
 		answered++
 		last = max(last, m.Last)
+		if begins == 0 && m.Msgs > 0 { // an empty stream has no first message yet
+			begins = m.First
+		}
 	}
 	figures := []Figure{count("observations", len(seen)), count("answered", answered), count("unanswered", silent), count("gone", gone.count),
-		count("reset", reset.count), count("config_changed", changed.count)}
+		count("reset", reset.count), count("config_changed", changed.count), count("start_lost", start.count)}
 	gone.reason = fmt.Sprintf("%d of %d times the cluster did not know %s any more, though nobody had deleted it.", gone.count, answered, c.Target)
 	reset.reason = fmt.Sprintf("%d of %d times %s was another stream or had lost its end.", reset.count, answered, c.Target)
 	changed.reason = fmt.Sprintf("%d of %d times %s had another configuration.", changed.count, answered, c.Target)
-	if r, bad := found(figures, gone, reset, changed); bad {
+	start.reason = fmt.Sprintf("%d of %d times %s had lost its start.", start.count, answered, c.Target)
+	if r, bad := found(figures, gone, reset, changed, start); bad {
 		return r
 	}
 	if r := c.unanswered(seen, figures); r != nil {

@@ -11,7 +11,7 @@ import (
 
 // kvWrite says whether op is an acked write of the bucket.
 func kvWrite(op *history.Op, target string) bool {
-	return op.Target == target && op.Kind != history.Publish && writes[op.Kind] && op.Outcome == history.OK
+	return op.Target == target && op.Kind != history.Publish && op.Kind != history.Append && writes[op.Kind] && op.Outcome == history.OK
 }
 
 // staleRead makes a read return a write that an acked later one had replaced before the read was invoked.

@@ -344,12 +344,20 @@ func redeliverAcked(h *history.History, c Consumers, rng *rand.Rand) (string, bo
 	if i < 0 {
 		return "no ack of a pull client was confirmed", false
 	}
+	return deliverAgain(h, i, nanos(orDefault(c.SlackSeconds, defaultSlack))), true
+}
+
+// deliverAgain delivers once more what had been acked, in answer to a pull that was made afterwards.
+func deliverAgain(h *history.History, i int, slack int64) string {
 	d := h.Deliveries[i]
-	d.At = d.Acked + nanos(orDefault(c.SlackSeconds, defaultSlack)) + 1e9
+	d.At = d.Acked + slack + 1e9
+	if d.Asked > 0 {
+		d.Asked = d.Acked + 1
+	}
 	d.Count++
 	d.Ack, d.Acked = history.Unknown, 0
 	h.Deliveries = append(slices.Clone(h.Deliveries), d)
-	return fmt.Sprintf("delivered sequence %d again after its confirmed ack", d.Seq), true
+	return fmt.Sprintf("delivered sequence %d again after its confirmed ack", d.Seq)
 }
 
 // swapDeliveries swaps two deliveries in a row of one watcher. To an ordered consumer that would be a skipped message too.

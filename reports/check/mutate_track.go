@@ -45,3 +45,11 @@ func remake(f func(m *history.Metadata)) damage[StreamMetadata] {
 		return fmt.Sprintf("changed the description %q of %s", at.name, c.Target), true
 	}
 }
+
+// loseStart makes the last description begin one sequence later.
+func loseStart(h *history.History, c StreamMetadata, rng *rand.Rand) (string, bool) {
+	if !c.KeepsStart {
+		return "the stream may lose its start", false
+	}
+	return remake(func(m *history.Metadata) { m.First++ })(h, c, rng)
+}

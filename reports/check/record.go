@@ -14,7 +14,7 @@ type opFilter struct {
 }
 
 // writes are the operations that need a quorum.
-var writes = map[history.Kind]bool{history.Publish: true, history.Put: true, history.Create: true, history.Update: true}
+var writes = map[history.Kind]bool{history.Publish: true, history.Put: true, history.Create: true, history.Update: true, history.Append: true}
 
 func newFilter(kinds, targets []string) opFilter {
 	f := opFilter{kinds: writes}

@@ -89,6 +89,8 @@ const (
 	CodeStillSame      = "still-the-same"
 	CodeOpsFailed      = "operations-failed"
 	CodeDisconnected   = "disconnected"
+	CodeExpectation    = "expectation-ignored"
+	CodeStartLost      = "start-lost"
 )
 
 // The promises that checkers hold the cluster to, and who makes them.
@@ -97,6 +99,8 @@ const (
 	promiseLog      = "NATS (JetStream documentation, streams): a stream is one log; a message keeps the sequence that its acknowledgement named, and nothing leaves a stream without limits, purges or deletes."
 	promiseOutcome  = "This harness (package history): a client records Failed only where the answer says that the operation certainly was not done."
 	promiseDedup    = "NATS (JetStream documentation, message deduplication): within the deduplication window a message id is stored once."
+	promiseExpect   = "NATS (JetStream documentation, publishing): a message with Nats-Expected-Last-Sequence or Nats-Expected-Last-Msg-Id is stored only if the stream ends with that sequence or that message."
+	promiseQueue    = "NATS (JetStream documentation, work queues): a message stays in the stream until a consumer has acknowledged it, is delivered until then, and never again once its acknowledgement was confirmed."
 	promiseReplicas = "NATS (JetStream documentation, clustering): the replicas of a stream are copies of one Raft log, and hold the same messages once they are current."
 	promiseKV       = "NATS (key/value documentation): within a bucket, operations answered by the leader are immediately consistent, and revisions grow with every change."
 	promiseCAS      = "NATS (key/value documentation): Update succeeds only if the key's latest revision is the expected one, Create only if the key does not exist."

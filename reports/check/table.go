@@ -33,6 +33,9 @@ var checkers = map[string]func() Checker{
 	"measured":          func() Checker { return &Measured{} },
 	"latency":           func() Checker { return &Latency{} },
 	"connections":       func() Checker { return &Connections{} },
+	"deduplication":     func() Checker { return &Deduplication{} },
+	"appends":           func() Checker { return &Appends{} },
+	"work-queue":        func() Checker { return &WorkQueue{} },
 }
 
 // strict decodes parameters: a field that the checker does not have, or anything after the value, is an error, because a

@@ -149,6 +149,9 @@ func (w *world) effect(c *client) {
 			c.retry = op.Value
 		}
 	}
+	if op.Kind == history.Publish && op.Outcome == history.OK && c.n%5 == 0 {
+		c.retry = op.Value // again, though it was acked
+	}
 	if c.kv && op.Outcome == history.OK && op.Seq != 0 {
 		c.known[op.Key] = op.Seq
 	}
@@ -197,6 +200,8 @@ func (w *world) rest() {
 	h := &w.h
 	h.Items = append(slices.Clone(w.orders), w.bucket...)
 	h.Drains = []history.Drain{drainOf("ORDERS", w.orders), drainOf("S", w.bucket)}
+	w.appends()
+	w.queue()
 	w.deliveries()
 	w.access()
 	for at := int64(0); at < endAt+sec; at += 100 * ms {
@@ -312,7 +317,11 @@ func goodSpecs() []check.Spec {
 		check.Of(check.HealthTruth{Targets: []string{"ORDERS", "S"}, GraceSeconds: 2}),
 		check.Of(check.Converged{Min: 2}),
 		check.Of(check.CASSerialized{Target: "S"}),
-		check.Of(check.StreamMetadata{Target: "ORDERS", Last: "after"}),
+		check.Of(check.StreamMetadata{Target: "ORDERS", Last: "after", KeepsStart: true}),
+		check.Of(check.Deduplication{Target: "ORDERS", MinRepeats: 2}),
+		check.Of(check.Appends{Target: "LEDGER", MinAcked: 10}),
+		check.Of(check.WorkQueue{Target: "JOBS", MinAcked: 10, MinHandled: 10}),
+		check.Of(check.StaleReads{Target: "S", Kind: "get", Forbid: true}),
 		check.Of(check.Faults{Min: 2}),
 		check.Of(check.Preconditions{MinOps: 20, MinBefore: 1, MinDuring: 1, MinAfter: 1, Marks: []string{"lost"}, Drained: []string{"ORDERS", "S"}}),
 		check.Of(check.Consumers{Target: "ORDERS", Complete: true}),

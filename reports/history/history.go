@@ -53,6 +53,7 @@ const (
 	Direct  Kind = "direct"  // KV read by direct get: any replica may answer, no linearizability is claimed
 	Request Kind = "request" // core request-reply; Value the unique request id
 	Send    Kind = "send"    // core publish, at most once; Value the unique id. OK means that the client flushed it to a server.
+	Append  Kind = "append"  // JetStream publish on a condition about the stream's end: its last sequence is Prev or, unless After is "", its last message id is After
 	// Access is one thing tried as a user at one node: Target is the user, Key the action and its subject ("publish a.b", "login"), Value the public
 	// key that proved who it is. OK means that it was allowed and had its effect, Failed that the node refused it.
 	Access Kind = "access"
@@ -67,7 +68,8 @@ type Op struct {
 	Target   string  `json:"target"`          // stream, bucket or subject. "control/settings" is membershipd's settings bucket through its control API.
 	Key      string  `json:"key,omitempty"`   // subject or key
 	Value    string  `json:"value,omitempty"` // what was written, or what was read
-	Prev     uint64  `json:"prev,omitempty"`  // the revision that an Update expects
+	Prev     uint64  `json:"prev,omitempty"`  // the revision that an Update expects, or the last sequence that an Append does
+	After    string  `json:"after,omitempty"` // the last message id that an Append expects; "" for one that expects a sequence
 	Invoke   int64   `json:"invoke"`
 	Complete int64   `json:"complete,omitempty"` // 0 when the client never got an answer before the run ended
 	Outcome  Outcome `json:"outcome"`
@@ -108,6 +110,7 @@ type Delivery struct {
 	Value  string  `json:"value"`           // message id
 	Seq    uint64  `json:"seq,omitempty"`   // stream sequence or revision
 	Count  uint64  `json:"count,omitempty"` // how often the server says that it delivered it (1 is the first time)
+	Asked  int64   `json:"asked,omitempty"` // when the client made the pull that this is an answer to; 0 where nothing was asked for
 	At     int64   `json:"at"`
 	Acked  int64   `json:"acked,omitempty"` // when a double ack was confirmed; 0 when it was not, or none was asked for
 	Ack    Outcome `json:"ack"`             // outcome of the double ack: OK confirmed, Unknown no answer

@@ -23,6 +23,10 @@ const (
 	madeWatchers   = 3
 	madeUnknown    = 100 // one answer in so many is lost
 	madeFaults     = 12
+	madeLedger     = "LEDGER"
+	madeQueue      = "JOBS"
+	madeRepeats    = 10 // one publish in so many is made again
+	madeOther      = 20 // one operation on the ledger and one on the queue for so many others
 )
 
 var madeNodes = []string{"n1", "n2", "n3"}
@@ -35,6 +39,7 @@ type maker struct {
 	ends   map[string]int64 // when each client's last operation ended
 	orders []history.Item
 	bucket []history.Item
+	ledger []history.Item
 	last   map[string]history.Item // by key
 	at     map[uint64]int64        // when an order took effect
 	wrote  map[uint64]int64        // when a revision did
@@ -51,14 +56,18 @@ func madeHistory(ops int) *history.History {
 			m.keyed(at, i/2)
 		}
 	}
+	for i := range ops / madeOther {
+		m.append(int64(i+5)*madeOther*madeStep, i)
+		m.job(int64(i+5)*madeOther*madeStep, i)
+	}
 	slices.SortStableFunc(m.h.Ops, func(a, b history.Op) int { return int(a.Invoke - b.Invoke) })
 	for i := range m.h.Ops {
 		m.h.Ops[i].ID = int64(i + 1)
 	}
 	slices.SortStableFunc(m.h.Ops, func(a, b history.Op) int { return int(a.Complete - b.Complete) })
 	end := int64(ops+200) * madeStep
-	m.h.Items = slices.Concat(m.orders, m.bucket)
-	m.h.Drains = []history.Drain{m.drain(madeStream, m.orders, end), m.drain(madeBucket, m.bucket, end)}
+	m.h.Items = slices.Concat(m.orders, m.bucket, m.ledger)
+	m.h.Drains = []history.Drain{m.drain(madeStream, m.orders, end), m.drain(madeBucket, m.bucket, end), m.drain(madeLedger, m.ledger, end), m.drain(madeQueue, nil, end)}
 	m.deliveries()
 	m.nodes(end)
 	m.harness(end)
@@ -79,6 +88,34 @@ func (m *maker) publish(at int64, i int) {
 	m.around(&op, at, madePublishers)
 	m.orders = append(m.orders, history.Item{Target: madeStream, Seq: op.Seq, Key: op.Key, Value: op.Value})
 	m.at[op.Seq] = at
+	again := op
+	m.lose(&op)
+	m.h.Ops = append(m.h.Ops, op)
+	if i%madeRepeats == 0 {
+		again.Client, again.Dup = fmt.Sprintf("pub-%d", (i+1)%madePublishers), true
+		again.Invoke, again.Complete = op.Complete+madeStep, op.Complete+2*madeStep
+		m.h.Ops = append(m.h.Ops, again)
+	}
+}
+
+// append is one conditional publish: half of them expect a sequence, half a message id.
+func (m *maker) append(at int64, i int) {
+	op := history.Op{Client: fmt.Sprintf("ledger-%d", i%3), Node: madeNodes[i%3], Kind: history.Append, Target: madeLedger, Key: "ledger", Value: fmt.Sprintf("ledger-%d", i),
+		Invoke: at, Complete: at + 2*madeStep, Outcome: history.OK, Seq: uint64(i + 1), Prev: uint64(i)}
+	if i%2 == 1 {
+		op.Prev, op.After = 0, m.ledger[i-1].Value
+	}
+	m.ledger = append(m.ledger, history.Item{Target: madeLedger, Seq: op.Seq, Key: op.Key, Value: op.Value})
+	m.lose(&op)
+	m.h.Ops = append(m.h.Ops, op)
+}
+
+// job is one message of a work queue, and that it was handled.
+func (m *maker) job(at int64, i int) {
+	op := history.Op{Client: fmt.Sprintf("jobs-%d", i%3), Node: madeNodes[i%3], Kind: history.Publish, Target: madeQueue, Key: "jobs.a", Value: fmt.Sprintf("jobs-%d", i),
+		Invoke: at, Complete: at + 2*madeStep, Outcome: history.OK, Seq: uint64(i + 1)}
+	m.h.Deliveries = append(m.h.Deliveries, history.Delivery{Client: fmt.Sprintf("worker-%d", i%3), Kind: "pull", Target: madeQueue, Key: op.Key, Value: op.Value, Seq: op.Seq, Count: 1,
+		Asked: at, At: at + 3*madeStep, Acked: at + 4*madeStep, Ack: history.OK})
 	m.lose(&op)
 	m.h.Ops = append(m.h.Ops, op)
 }
@@ -119,7 +156,7 @@ func (m *maker) write(op *history.Op, at int64, i int) {
 }
 
 func (m *maker) drain(target string, items []history.Item, at int64) history.Drain {
-	return history.Drain{Target: target, At: at, Complete: true, Items: len(items), First: 1, Last: uint64(len(items))}
+	return history.Drain{Target: target, At: at + int64(time.Second), Complete: true, Items: len(items), First: 1, Last: uint64(len(items))}
 }
 
 // deliveries: one pull consumer that two clients share, and for some messages asks again because an answer was lost; ordered consumers; watchers.
@@ -204,6 +241,9 @@ func madeClaims() []reports.Claim {
 		"kv-linearizable":    check.KVLinearizable{Target: madeBucket, Keys: madeKeys, MinOps: 200},
 		"kv-durable":         check.KVDurable{Target: madeBucket, MinKeys: madeKeys},
 		"cas-serialized":     check.CASSerialized{Target: madeBucket},
+		"deduplicated":       check.Deduplication{Target: madeStream, MinRepeats: 200},
+		"appends":            check.Appends{Target: madeLedger, MinAcked: 200},
+		"work-queue":         check.WorkQueue{Target: madeQueue, MinAcked: 200, MinHandled: 200},
 		"pull-consumer":      check.Consumers{Target: madeStream, Kinds: []string{"pull"}, MinDeliveries: 200, Complete: true},
 		"ordered-consumer":   check.Consumers{Target: madeStream, Kinds: []string{"ordered"}, MinDeliveries: 200, Complete: true},
 		"kv-watcher":         check.Consumers{Target: madeBucket, Kinds: []string{"watch"}, MinDeliveries: 50, Complete: true},
