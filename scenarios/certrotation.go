@@ -44,7 +44,7 @@ func certRotation() Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(p *Plan) []Step {
 			*k = rotation{}
-			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin),
+			steps := []Step{startAll(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin),
 				{"see what every node shows", k.begin}, mark("rotate"), {"ask a node to read again what did not change", k.skip}}
 			for _, r := range rotationRounds(p) {
 				steps = append(steps, k.round(r)...)

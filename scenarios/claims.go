@@ -1,8 +1,12 @@
 package scenarios
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/reports/check"
+	"github.com/unibus/unibus/scenarios/workload"
 	"github.com/unibus/unibus/sut/cluster"
 )
 
@@ -10,6 +14,8 @@ import (
 const (
 	ordersStream = "ORDERS"
 	ordersBucket = "kv-orders"
+	jobsStream   = "JOBS"
+	ledgerStream = "LEDGER"
 	settings     = "control/settings"
 
 	// As nodes name their own copies: ACCOUNT/STREAM.
@@ -70,6 +76,27 @@ func kvWritesLinear(minOps int) reports.Claim {
 // kvDurable claims that the data bucket ends with its last acked values.
 func kvDurable() reports.Claim {
 	return claim("kv-durable", "Each key ends with its last acked value.", check.KVDurable{Target: ordersBucket, MinKeys: kvKeys})
+}
+
+// loadIntact is what is claimed of the rest of the standard load, in every scenario at whose end the cluster is well.
+func loadIntact() []reports.Claim {
+	kept := func(target string, keepsStart bool) reports.Claim {
+		return claim("kept-"+strings.ToLower(target), fmt.Sprintf("%s is the stream that it was: neither deleted nor made anew, with the same configuration.", target),
+			check.StreamMetadata{Target: target, Last: workload.DescribedLast, KeepsStart: keepsStart})
+	}
+	return []reports.Claim{
+		claim("deduplicated", "What was acked and published again under the same id is stored once, and no publish is taken for a duplicate of what is not there.",
+			check.Deduplication{Target: ordersStream, MinRepeats: 5}),
+		claim("ordered-consumer", "The ordered consumers see every message once and in order.",
+			check.Consumers{Target: ordersStream, Kinds: []string{"ordered"}, MinDeliveries: 100, Complete: true}),
+		claim("kv-watcher", "The watchers see every revision that is left, in order, and end with the last value of every key.",
+			check.Consumers{Target: ordersBucket, Kinds: []string{"watch"}, MinDeliveries: 20, Complete: true}),
+		claim("work-queue", "Every job was handed to a worker or is still there, and none came again after its ack had been confirmed.",
+			check.WorkQueue{Target: jobsStream, MinAcked: 20, MinHandled: 20}),
+		claim("appends-serialized", "Every message that expected the stream to end with a sequence stands behind that one, and no two acked ones expected the same.",
+			check.Appends{Target: ledgerStream, MinAcked: 10}),
+		kept(ordersStream, true), kept(bucketStream, false), kept(jobsStream, false), kept(ledgerStream, true),
+	}
 }
 
 // settingsIntact claims the same of the control plane, where there is one.

@@ -58,7 +58,7 @@ func coldStart() Scenario {
 				}
 				steps = append(steps, coldStartOf(i, c)...)
 			}
-			steps = append(steps, loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin))
+			steps = append(steps, loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin))
 			for i, c := range later {
 				steps = append(steps, bringDown(c)...)
 				steps = append(steps, coldStartOf(len(first)+i, c)...)

@@ -185,7 +185,7 @@ func (k *kit) users() []Step {
 // scaleUp is chapter 8, under load from here on.
 func (k *kit) scaleUp(p *Plan) []Step {
 	return []Step{
-		loadUp(standardLoad(p)...), moreOps(100, opsWithin),
+		loadUp(basicLoad(p, streamLoad())...), moreOps(100, opsWithin),
 		k.ran("scale to R3", func(ctx context.Context) (int, error) {
 			exit, err := k.admin(ctx, "n1", "scale", "--replicas", "3")
 			if err == nil && exit == 0 {

@@ -34,7 +34,7 @@ func everyFault() Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources, cluster.CapClock, cluster.CapPowerFail, cluster.CapDiskFaults},
 		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(p *Plan) []Step {
-			steps := []Step{startAll(), supervise(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
+			steps := []Step{startAll(), supervise(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin)}
 			for _, v := range faults.Catalogue() {
 				steps = append(steps, onceOver(p, v)...)
 			}

@@ -39,7 +39,7 @@ func flood() Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(p *Plan) []Step {
 			*f = floodRun{crowd: &workload.Crowd{}, want: min(crowdSize, workload.MaxCrowd())}
-			ws := append(standardLoad(p),
+			ws := append(basicLoad(p, streamLoad()),
 				&workload.Responders{Subject: askSubject, Queue: "answer", Clients: 3},
 				&workload.Requesters{Subject: askSubject, Clients: 3, Rate: coreRate, Timeout: opTimeout})
 			return []Step{

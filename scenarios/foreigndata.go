@@ -33,7 +33,7 @@ func foreignDataDir() Scenario {
 			p.Rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 			victim, other = ids[0], ids[1]
 			return []Step{
-				startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin),
+				startAll(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin),
 				renameOwner(victim, victim, other), mark("foreign"), start(0, victim), hold("the directory is another node's", foreignFor), mark("own"),
 				renameOwner(victim, other, victim), start(0, victim), converge("with its own directory again"), moreOps(opsBetween, opsWithin), stopLoad(), converge("at the end"),
 			}

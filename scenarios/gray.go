@@ -46,7 +46,7 @@ func gray(name, doc string, need cluster.Capability, cuts []cut) Scenario {
 		Name: name, Family: "gray-failure", Seconds: 25 + 28*len(cuts), Nightly: true, Doc: doc,
 		Needs: []cluster.Capability{cluster.CapLifecycle, need},
 		Steps: func(p *Plan) []Step {
-			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
+			steps := []Step{startAll(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin)}
 			for _, k := range cuts {
 				steps = append(steps, inject(k.name, k.verb, k.sel), mark(k.name), hold("unwell", grayFor), mark(k.name+"-end"),
 					heal(k.name), converge("after "+k.name), moreOps(opsBetween, opsWithin))

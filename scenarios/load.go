@@ -19,6 +19,10 @@ const (
 	controlRate = 5
 	coreRate    = 10
 	pullAckWait = 5 * time.Second // a message that went down with its consumer comes again after this long
+	repeatShare = 0.1             // of acked messages are published again, through another node
+	followers   = 2               // ordered consumers, and as many watchers
+	jobRate     = 2               // a second and publisher
+	ledgerRate  = 3               // conditional publishes a second and client
 )
 
 // streamLoad is publishers on the orders stream.
@@ -42,9 +46,22 @@ func writeLoad() *workload.Control {
 	return &workload.Control{Clients: 3, Keys: controlKeys, Rate: controlRate, Mix: workload.Mix{Put: 1}}
 }
 
-// standardLoad is all of them that the subject has.
+// standardLoad is a little of everything that the subject has: writers, those who follow what is written, a work queue, conditional publishes.
 func standardLoad(p *Plan) []workload.Workload {
-	ws := []workload.Workload{streamLoad(), kvLoad()}
+	orders := streamLoad()
+	orders.Repeat = repeatShare
+	return append(basicLoad(p, orders),
+		&workload.OrderedConsumer{Target: ordersStream, Clients: followers, Heartbeat: time.Second},
+		&workload.Watcher{Target: ordersBucket, Clients: followers, Heartbeat: time.Second},
+		&workload.WorkQueue{Target: jobsStream, Publishers: 3, Rate: jobRate, Workers: 3, Replicas: 3, AckWait: pullAckWait, Timeout: opTimeout},
+		&workload.Appends{Target: ledgerStream, Replicas: 3, Clients: 3, Rate: ledgerRate, Timeout: opTimeout},
+		&workload.Described{Streams: []string{ordersStream, bucketStream, jobsStream, ledgerStream}},
+	)
+}
+
+// basicLoad is the writers alone: where nobody judges the rest, or clocks are moved, by which a stream tells how long it remembers a message id.
+func basicLoad(p *Plan, orders *workload.Streams) []workload.Workload {
+	ws := []workload.Workload{orders, kvLoad()}
 	if p.Kind == membershipd {
 		ws = append(ws, controlLoad())
 	}

@@ -148,7 +148,7 @@ func nemesis() Scenario {
 				streamIntact(100), kvWritesLinear(60), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(len(r.Plan.strikes())),
 				exercised(check.Preconditions{MinOps: 400, MinBefore: 100, MinDuring: 5, MinAfter: 20, Drained: drained(r)}),
 			}
-			return append(cs, settingsIntact(r)...)
+			return slices.Concat(cs, loadIntact(), settingsIntact(r))
 		},
 	}
 }

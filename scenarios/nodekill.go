@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/unibus/unibus/faults"
@@ -46,11 +47,11 @@ func nodeKill() Scenario {
 				claim("write-gap", "Writes go on: the longest stretch without any acked publish is reported, and stays under 30 s.",
 					check.Availability{Window: window("kills", "kills-end"), Kinds: []string{"publish"}, MaxGapSeconds: 30, MinOK: 100}),
 				claim("no-client-stranded", "Every publisher and key-value client is served again.",
-					check.ClientGaps{Window: window("kills", "kills-end"), MinClients: publishers, EndSeconds: 10}),
+					check.ClientGaps{Window: window("kills", "kills-end"), Clients: []string{"pub", "kv"}, MinClients: publishers + kvClients, EndSeconds: 10}),
 				truthful(), faultsInForce(politeKills + hastyKills),
 				exercised(check.Preconditions{MinOps: 800, MinBefore: 100, MinDuring: 100, MinAfter: 20, Drained: drained(r)}),
 			}
-			return append(cs, settingsIntact(r)...)
+			return slices.Concat(cs, loadIntact(), settingsIntact(r))
 		},
 	}
 }

@@ -62,8 +62,9 @@ func partition(name, doc string, cuts ...cut) Scenario {
 				cs = append(cs, claim(k.name+"-not-ready", "The node that is cut off turns not ready within 5 s and stays so.",
 					check.HealthCheck{Probe: "ready", Nodes: who, Window: window(k.name, k.name+"-end"), GraceSeconds: healthGrace, Want: check.WantNever200, MinHz: minHealthHz}))
 			}
-			return append(cs, streamIntact(300), kvWritesLinear(40), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), faultsInForce(len(cuts)),
+			cs = append(cs, streamIntact(300), kvWritesLinear(40), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), faultsInForce(len(cuts)),
 				exercised(check.Preconditions{MinOps: 300 + 100*len(cuts), MinBefore: 100, MinDuring: 100, MinAfter: 20, Drained: drained(r)}))
+			return append(cs, loadIntact()...)
 		},
 	}
 }

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/unibus/unibus/faults"
@@ -46,10 +47,10 @@ func powerFailure() Scenario {
 			return append(steps, stopLoad(), converge("at the end"))
 		},
 		Claims: func(r *Run) []reports.Claim {
-			return append([]reports.Claim{
+			return slices.Concat([]reports.Claim{
 				streamIntact(200), kvLinear(100), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), faultsInForce(len(rounds)),
 				exercised(check.Preconditions{MinOps: 400, MinBefore: 100, MinDuring: 1, MinAfter: 20, Drained: drained(r)}),
-			}, settingsIntact(r)...)
+			}, loadIntact(), settingsIntact(r))
 		},
 	}
 }

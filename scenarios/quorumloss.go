@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/unibus/unibus/faults"
@@ -73,7 +74,7 @@ func quorumLossClaims(r *Run, pairs [][2]cluster.NodeID) []reports.Claim {
 	}
 	cs = append(cs, streamIntact(200), kvLinear(100), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(6),
 		exercised(check.Preconditions{MinOps: 500, MinBefore: 100, MinDuring: 100, MinAfter: 20, Drained: drained(r)}))
-	return append(cs, settingsIntact(r)...)
+	return slices.Concat(cs, loadIntact(), settingsIntact(r))
 }
 
 // dataCopies lists the streams whose copies must agree at the end.

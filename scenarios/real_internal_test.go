@@ -28,7 +28,7 @@ func short() Scenario {
 		},
 		Claims: func(r *Run) []reports.Claim {
 			// The bounds are low: the bucket's leader may be the one that is killed, and the next one is elected when most of the time is over.
-			return []reports.Claim{
+			return append(loadIntact(),
 				streamIntact(20), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(1),
 				claim("kv-linearizable", "The bucket is linearizable.", check.KVLinearizable{Target: ordersBucket, Keys: kvKeys, MinOps: 10}),
 				claim("kv-durable", "Each key ends with its last acked value.", check.KVDurable{Target: ordersBucket, MinKeys: 2}),
@@ -36,7 +36,7 @@ func short() Scenario {
 				claim("control-durable", "Each setting ends with its last acked value.", check.KVDurable{Target: settings, MinKeys: 1}),
 				claim("write-gap", "Writes go on.", check.Availability{Window: window("kill", "end"), Kinds: []string{"publish"}, MaxGapSeconds: 30, MinOK: 10}),
 				exercised(check.Preconditions{MinOps: 100, MinBefore: 20, MinDuring: 10, MinAfter: 10, Drained: drained(r)}),
-			}
+			)
 		},
 	}
 }

@@ -37,7 +37,7 @@ func rollingUpgrade(isControl bool) Scenario {
 		Doc:   doc,
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(p *Plan) []Step {
-			steps := []Step{startAll(), converge("first start, previous build"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin), mark("upgrade"),
+			steps := []Step{startAll(), converge("first start, previous build"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin), mark("upgrade"),
 				upgradeOne(skippedPrefix+"1", false), converge("after a restart without an upgrade"), seeBuild(skippedPrefix + "1")}
 			for i := range 3 {
 				step := fmt.Sprintf("%s%d", upgradePrefix, i+1)

@@ -42,7 +42,7 @@ func sickDisk(name, fault, doc string, verb faults.Verb, fails bool) Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapDiskFaults},
 		Steps: func(p *Plan) []Step {
 			return []Step{
-				startAll(), supervise(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin),
+				startAll(), supervise(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin),
 				inject(fault, verb, faults.Leader(ordersCopies)), mark(fault), hold("the disk is unwell", sickFor), mark(fault + "-end"), heal(fault),
 				converge("after " + fault), moreOps(opsBetween, opsWithin), stopLoad(), converge("at the end"),
 			}

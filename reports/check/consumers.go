@@ -30,7 +30,7 @@ const (
 // arrivals is the evidence about one target.
 type arrivals struct {
 	rb      readback
-	sent    map[string]bool                           // values that clients may have written, not certainly failed
+	sent    map[string]int64                          // values that clients may have written, not certainly failed, and when the first attempt was made
 	inOrder []history.Item                            // what the target holds, by sequence
 	kinds   map[string]map[string][]*history.Delivery // kind -> client -> in order of arrival
 	total   map[string]int
@@ -85,7 +85,7 @@ func (c Consumers) Check(h *history.History) Result {
 }
 
 func newArrivals(h *history.History, target string, rb readback) *arrivals {
-	a := &arrivals{rb: rb, sent: map[string]bool{}, kinds: map[string]map[string][]*history.Delivery{}, total: map[string]int{},
+	a := &arrivals{rb: rb, sent: map[string]int64{}, kinds: map[string]map[string][]*history.Delivery{}, total: map[string]int{},
 		skipped: violation{code: CodeSkipped, promise: promiseConsumer},
 		again:   violation{code: CodeRedelivered, promise: promiseConsumer},
 		order:   violation{code: CodeOutOfOrder, promise: promiseConsumer},
@@ -94,7 +94,9 @@ func newArrivals(h *history.History, target string, rb readback) *arrivals {
 	}
 	for i := range h.Ops {
 		if op := &h.Ops[i]; op.Target == target && writes[op.Kind] && op.Outcome != history.Failed {
-			a.sent[op.Value] = true
+			if at, ok := a.sent[op.Value]; !ok || op.Invoke < at {
+				a.sent[op.Value] = op.Invoke
+			}
 		}
 	}
 	a.inOrder = slices.Clone(rb.items)
@@ -149,9 +151,10 @@ func (c Consumers) judge(a *arrivals, kind string) {
 	for _, client := range sortedKeys(a.kinds[kind]) {
 		for _, d := range a.kinds[kind][client] {
 			it, ok := held.at(d.Seq)
+			_, sent := a.sent[d.Value]
 			switch {
 			case hasPrefix(d.Key, reservedKeys):
-			case !a.sent[d.Value]:
+			case !sent:
 				a.never.count++
 				a.never.seen.add(d.At, nil, "%s client %s was given %q at sequence %d", kind, d.Client, d.Value, d.Seq)
 			case ok && it.Value != d.Value || !ok && kind != kindWatch: // a bucket forgets old revisions
@@ -258,7 +261,8 @@ func (a *arrivals) index(seq uint64) int {
 	return i
 }
 
-// watch demands ascending revisions and, if complete, the last value of every key.
+// watch demands ascending revisions, everything that was written after the watcher had begun and that the bucket still has and, if complete, the last value of
+// every key. What was written before may have been replaced when the watcher began.
 func (c Consumers) watch(a *arrivals, client string, ds []*history.Delivery) {
 	var last uint64
 	got := map[uint64]bool{}
@@ -271,6 +275,7 @@ func (c Consumers) watch(a *arrivals, client string, ds []*history.Delivery) {
 		}
 		last = d.Seq
 	}
+	a.unwatched(client, ds, got, last)
 	if !c.Complete {
 		return
 	}
@@ -284,6 +289,22 @@ func (c Consumers) watch(a *arrivals, client string, ds []*history.Delivery) {
 		if it := latest[key]; !got[it.Seq] {
 			a.skipped.count++
 			a.skipped.seen.add(a.rb.drain.At, nil, "watcher %s was never given the last value of key %q (revision %d)", client, key, it.Seq)
+		}
+	}
+}
+
+// unwatched notes the revisions that a watcher went past.
+func (a *arrivals) unwatched(client string, ds []*history.Delivery, got map[uint64]bool, last uint64) {
+	if len(ds) == 0 {
+		return
+	}
+	for _, it := range a.inOrder {
+		if it.Seq >= last {
+			return
+		}
+		if at, ok := a.sent[it.Value]; ok && at > ds[0].At && !got[it.Seq] && !hasPrefix(it.Key, reservedKeys) {
+			a.skipped.count++
+			a.skipped.seen.add(a.rb.drain.At, nil, "watcher %s was never given revision %d of key %q (%q), which was written after it had begun, and was given %d", client, it.Seq, it.Key, it.Value, last)
 		}
 	}
 }

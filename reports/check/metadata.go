@@ -37,6 +37,14 @@ type named struct {
 	at   int64
 }
 
+// start is the first sequence, which an empty stream has yet to give.
+func (m named) start() uint64 {
+	if m.Msgs == 0 {
+		return m.Last + 1
+	}
+	return m.First
+}
+
 // Check implements Checker.
 func (c StreamMetadata) Check(h *history.History) Result {
 	seen, r := c.observations(h)
@@ -69,14 +77,14 @@ func (c StreamMetadata) Check(h *history.History) Result {
 		case m.Config != first.Config:
 			changed.count++
 			changed.seen.add(m.at, nil, "%s: the configuration of %s is %s, it was %s", m.name, c.Target, m.Config, first.Config)
-		case c.KeepsStart && begins > 0 && m.First != begins:
+		case c.KeepsStart && begins > 0 && m.start() != begins:
 			start.count++
-			start.seen.add(m.at, nil, "%s: %s begins at sequence %d, it began at %d", m.name, c.Target, m.First, begins)
+			start.seen.add(m.at, nil, "%s: %s begins at sequence %d (%d messages), it began at %d", m.name, c.Target, m.start(), m.Msgs, begins)
 		}
 		answered++
 		last = max(last, m.Last)
-		if begins == 0 && m.Msgs > 0 { // an empty stream has no first message yet
-			begins = m.First
+		if begins == 0 {
+			begins = m.start()
 		}
 	}
 	figures := []Figure{count("observations", len(seen)), count("answered", answered), count("unanswered", silent), count("gone", gone.count),

@@ -123,6 +123,7 @@ var Mutations = []Mutation{
 	{"fault-there-before", "faults", Fail, CodeWasThere, on(thereBefore)},
 
 	{"drop-delivery", "consumer", Fail, CodeSkipped, on(dropDelivery)},
+	{"skip-revision", "consumer", Fail, CodeSkipped, on(skipRevision)},
 	{"redeliver-acked", "consumer", Fail, CodeRedelivered, on(redeliverAcked)},
 	{"swap-deliveries", "consumer", Fail, CodeOutOfOrder, on(swapDeliveries)},
 	{"deliver-never-sent", "consumer", Fail, CodeNeverSent, on(deliverNeverSent)},

@@ -355,3 +355,37 @@ func allKinds(h *history.History) map[history.Kind]bool {
 	}
 	return kinds
 }
+
+// skipRevision takes away from a watcher a revision that was written while it watched, and that is not the last one.
+func skipRevision(h *history.History, c Consumers, rng *rand.Rand) (string, bool) {
+	began, last, wrote, held := map[string]int64{}, map[string]uint64{}, map[string]int64{}, map[uint64]bool{}
+	for _, d := range h.Deliveries {
+		if d.Target != c.Target || d.Kind != kindWatch {
+			continue
+		}
+		if _, ok := began[d.Client]; !ok {
+			began[d.Client] = d.At
+		}
+		last[d.Client] = max(last[d.Client], d.Seq)
+	}
+	for i := range h.Ops {
+		op := &h.Ops[i]
+		if at, ok := wrote[op.Value]; op.Target == c.Target && writes[op.Kind] && op.Outcome != history.Failed && (!ok || op.Invoke < at) {
+			wrote[op.Value] = op.Invoke
+		}
+	}
+	for _, it := range h.Items {
+		if it.Target == c.Target {
+			held[it.Seq] = true
+		}
+	}
+	i := pick(rng, h.Deliveries, func(d *history.Delivery) bool {
+		return d.Target == c.Target && d.Kind == kindWatch && c.takes(d.Kind) && wrote[d.Value] > began[d.Client] && d.Seq < last[d.Client] && held[d.Seq] && !hasPrefix(d.Key, reservedKeys)
+	})
+	if i < 0 {
+		return "no watcher was given what was written after it had begun", false
+	}
+	d := h.Deliveries[i]
+	h.Deliveries = slices.Delete(slices.Clone(h.Deliveries), i, i+1)
+	return fmt.Sprintf("took revision %d away from watcher %s", d.Seq, d.Client), true
+}

@@ -51,5 +51,5 @@ func loseStart(h *history.History, c StreamMetadata, rng *rand.Rand) (string, bo
 	if !c.KeepsStart {
 		return "the stream may lose its start", false
 	}
-	return remake(func(m *history.Metadata) { m.First++ })(h, c, rng)
+	return remake(func(m *history.Metadata) { m.First, m.Msgs = max(m.First, m.Last)+1, max(m.Msgs, 1) })(h, c, rng)
 }

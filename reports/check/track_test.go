@@ -89,3 +89,27 @@ func TestCASSerialized(t *testing.T) {
 		{"bad clock", c, kvh(during(update("b", 1, 2), 10, 5)), open(check.CodeBadClock)},
 	})
 }
+
+// TestStreamKeepsItsStart: an empty stream's start is what it will give next, so that a stream that was described before the first message is held to that.
+func TestStreamKeepsItsStart(t *testing.T) {
+	t.Parallel()
+	at := func(name string, when int64, first, last, msgs uint64) history.Event {
+		return observed(name, when, history.Metadata{Target: "T", Status: history.StreamFound, Created: "c", Config: "{}", First: first, Last: last, Msgs: msgs})
+	}
+	for name, c := range map[string]struct {
+		events []history.Event
+		code   string
+	}{
+		"empty, then all there":             {[]history.Event{at("a", 1, 0, 0, 0), at("b", 2, 1, 9, 9)}, ""},
+		"empty, then without its start":     {[]history.Event{at("a", 1, 0, 0, 0), at("b", 2, 3, 9, 7)}, check.CodeStartLost},
+		"empty all the time":                {[]history.Event{at("a", 1, 0, 0, 0), at("b", 2, 0, 0, 0)}, ""},
+		"all there, then all gone":          {[]history.Event{at("a", 1, 1, 9, 9), at("b", 2, 10, 9, 0)}, check.CodeStartLost},
+		"all there, then more, all there":   {[]history.Event{at("a", 1, 1, 9, 9), at("b", 2, 1, 20, 20)}, ""},
+		"all there, then without the first": {[]history.Event{at("a", 1, 1, 9, 9), at("b", 2, 2, 20, 19)}, check.CodeStartLost},
+	} {
+		h := history.History{Events: c.events}
+		if r := (check.StreamMetadata{Target: "T", KeepsStart: true}).Check(&h); r.Code != c.code {
+			t.Errorf("%s: %+v, want %q", name, r, c.code)
+		}
+	}
+}

@@ -140,7 +140,9 @@ func (w *PullConsumer) Run(ctx context.Context, _ *Env) error {
 	if len(w.clients) == 0 {
 		return errNotSetUp
 	}
-	w.start(ctx, w.clients, func(ctx context.Context, c *client, _ int) { w.work(ctx, c) })
+	if w.stop == nil { // a load that goes on after a pause still has its workers
+		w.start(ctx, w.clients, func(ctx context.Context, c *client, _ int) { w.work(ctx, c) })
+	}
 	<-ctx.Done()
 	_ = w.catchUp(context.WithoutCancel(ctx), w.Target, catchUpSteady, w.behind) // Drain reports it
 	return nil
@@ -153,8 +155,9 @@ func (w *PullConsumer) work(ctx context.Context, c *client) {
 	defer acks.Wait()
 	var cons jetstream.Consumer
 	for pause(ctx, 0) {
-		if err := w.pull(ctx, c, &cons, func(m jetstream.Msg) {
+		if err := w.pull(ctx, c, &cons, func(m jetstream.Msg, asked int64) {
 			d := w.delivery(c, m)
+			d.Asked = asked
 			slots <- struct{}{}
 			acks.Go(func() {
 				defer func() { <-slots }()
@@ -167,8 +170,8 @@ func (w *PullConsumer) work(ctx context.Context, c *client) {
 	}
 }
 
-// pull makes one pull request and hands on what it brings.
-func (w *PullConsumer) pull(ctx context.Context, c *client, cons *jetstream.Consumer, handle func(jetstream.Msg)) error {
+// pull makes one pull request and hands on what it brings, with the time just before the request was made.
+func (w *PullConsumer) pull(ctx context.Context, c *client, cons *jetstream.Consumer, handle func(m jetstream.Msg, asked int64)) error {
 	if *cons == nil {
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
@@ -180,12 +183,13 @@ func (w *PullConsumer) pull(ctx context.Context, c *client, cons *jetstream.Cons
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
+	asked := c.env.Recorder.Now()
 	batch, err := (*cons).Fetch(pullBatch, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
 	if err != nil {
 		return err
 	}
 	for m := range batch.Messages() {
-		handle(m)
+		handle(m, asked)
 	}
 	if err := batch.Error(); err != nil && ctx.Err() == nil {
 		return err

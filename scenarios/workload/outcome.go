@@ -82,12 +82,13 @@ var rules = []rule{
 		name: "conflict with a later revision", outcome: history.Failed, word: "conflict",
 		match: conflictIsCertain,
 		why: "the refusing server has *stored*, so a majority has committed, a revision of that key above the expected one; revisions only grow, so every leader must refuse. " +
-			"(A deposed leader that lags behind would name a lower one: that is the next rule.)",
+			"(A deposed leader that lags behind would name a lower one: that is the next rule.) The end of a stream is another matter: the server names what it has proposed, " +
+			"committed or not (jetstream_batching.go, checkMsgHeadersPreClusteredProposal)",
 	},
 	{
 		name: "conflict otherwise", outcome: history.Unknown,
 		match: func(_ *history.Op, err error) bool { return apiCode(err) == codeWrongLast },
-		why:   "the refusing server knows nothing newer than what the client expected: it may be a deposed leader that lags behind while the new one accepts",
+		why:   "the refusing server may know nothing newer, in a majority's store, than what the client expected: it may be a deposed leader that lags behind while the new one accepts",
 	},
 	{
 		name: "control: certain", outcome: history.Failed,
@@ -173,7 +174,7 @@ func apiCode(err error) jetstream.ErrorCode {
 // conflictIsCertain tells whether a refused compare-and-set was refused by a server that knows a revision above the expected one.
 func conflictIsCertain(op *history.Op, err error) bool {
 	var ae *jetstream.APIError
-	if !errors.As(err, &ae) || ae.ErrorCode != codeWrongLast {
+	if op.Kind == history.Append || !errors.As(err, &ae) || ae.ErrorCode != codeWrongLast {
 		return false
 	}
 	n, ok := strings.CutPrefix(ae.Description, wrongLast)

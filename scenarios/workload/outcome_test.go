@@ -45,6 +45,8 @@ func TestClassify(t *testing.T) {
 		{"update refused by a server that knows no more", cas, api(10071, "wrong last sequence: 7"), history.Unknown, "nats:10071"},
 		{"update refused without a sequence", cas, api(10071, "wrong last sequence"), history.Unknown, "nats:10071"},
 		{"update refused with a sequence that is none", cas, api(10071, "wrong last sequence: -1"), history.Unknown, "nats:10071"},
+		{"append refused by a later sequence, perhaps never committed", history.Op{Kind: history.Append, Prev: 7}, api(10071, "wrong last sequence: 9"), history.Unknown, "nats:10071"},
+		{"append refused by another message id", history.Op{Kind: history.Append, After: "a"}, api(10070, "wrong last msg ID: b"), history.Unknown, "nats:10070"},
 		{"another write of the key is in flight", cas, api(10164, "wrong last sequence"), history.Unknown, "nats:10164"},
 		{"the same id is in flight", pub, api(10158, "duplicate message id is in process"), history.Unknown, "nats:10158"},
 		{"committed, and not stored by the leader", pub, api(10077, "store is closed"), history.Unknown, "nats:10077"},

@@ -22,6 +22,8 @@ const (
 	createWait     = 30 * time.Second // for a stream or consumer to exist and all its replicas to be current
 	createEvery    = 200 * time.Millisecond
 	defaultR       = 3
+	repeatAfter    = 100 * time.Millisecond // at least; at most repeatWithin
+	repeatWithin   = 2 * time.Second
 )
 
 // Streams publishes to a JetStream stream, every message with a unique message id, which is its payload's beginning too. A publish that
@@ -37,7 +39,9 @@ type Streams struct {
 	Timeout      time.Duration // of one publish; 0 means 2 s
 	MaxAttempts  int           // publishes of one message altogether; 0 means 3
 	NoRetry      bool          // one attempt
-	Existing     bool          // do not create the stream, nor wait for it: where a cluster must not be able to
+	Repeat       float64       // share of acked messages that another publisher publishes again a moment later, as one does who never heard of the ack
+	Retention    jetstream.RetentionPolicy
+	Existing     bool // do not create the stream, nor wait for it: where a cluster must not be able to
 
 	team
 }
@@ -83,7 +87,7 @@ func (w *Streams) Setup(ctx context.Context, e *Env) error {
 		return nil
 	}
 	return w.clients[0].ensureStream(ctx, jetstream.StreamConfig{
-		Name: w.Target, Subjects: w.Subjects, Replicas: w.Replicas, Storage: jetstream.FileStorage,
+		Name: w.Target, Subjects: w.Subjects, Replicas: w.Replicas, Storage: jetstream.FileStorage, Retention: w.Retention,
 		Duplicates: dedupWindow, AllowDirect: false,
 	})
 }
@@ -142,23 +146,41 @@ func current(replicas int, ci *jetstream.ClusterInfo) error {
 func (w *Streams) Run(ctx context.Context, e *Env) error {
 	return w.each(ctx, e, func(ctx context.Context, c *client, i int) int {
 		subject := strings.NewReplacer(">", fmt.Sprintf("p%d", i), "*", fmt.Sprintf("p%d", i)).Replace(w.Subjects[0])
-		return openLoop(ctx, newPacer(w.Rate, i, len(w.clients)), func(n int) { w.publish(ctx, c, subject, c.value(n)) })
+		return openLoop(ctx, newPacer(w.Rate, i, len(w.clients)), func(n int) {
+			id := c.value(n)
+			if w.publish(ctx, c, subject, id) {
+				w.repeat(ctx, w.clients[(i+1)%len(w.clients)], subject, id)
+			}
+		})
 	})
 }
 
 // publish tries a message until it is acked, the attempts are used up or the run ends.
-func (w *Streams) publish(ctx context.Context, c *client, subject, id string) {
+func (w *Streams) publish(ctx context.Context, c *client, subject, id string) (acked bool) {
 	rng := c.rngFor(id)
 	for k := range w.MaxAttempts {
 		if k > 0 && !pause(ctx, backoff(rng, retryBase, retryLimit, k)) {
-			return
+			return false
 		}
-		op := history.Op{Kind: history.Publish, Target: w.Target, Key: subject, Value: id}
-		if c.do(ctx, &op, w.Timeout, func(ctx context.Context) error {
-			return c.publish(ctx, &op, w.Target, payload(id, w.PayloadBytes), jetstream.WithMsgID(id))
-		}) == history.OK {
-			return
+		if w.attempt(ctx, c, subject, id) {
+			return true
 		}
+	}
+	return false
+}
+
+func (w *Streams) attempt(ctx context.Context, c *client, subject, id string) (acked bool) {
+	op := history.Op{Kind: history.Publish, Target: w.Target, Key: subject, Value: id}
+	return c.do(ctx, &op, w.Timeout, func(ctx context.Context) error {
+		return c.publish(ctx, &op, w.Target, payload(id, w.PayloadBytes), jetstream.WithMsgID(id))
+	}) == history.OK
+}
+
+// repeat publishes some messages again that were acked: the seed says which, and after how long.
+func (w *Streams) repeat(ctx context.Context, c *client, subject, id string) {
+	rng := c.rngFor("repeat " + id)
+	if rng.Float64() < w.Repeat && pause(ctx, repeatAfter+time.Duration(rng.Int64N(int64(repeatWithin-repeatAfter)))) {
+		w.attempt(ctx, c, subject, id)
 	}
 }
 

@@ -42,8 +42,10 @@ func (t *tail) run(ctx context.Context) error {
 	if t == nil || len(t.clients) == 0 {
 		return errNotSetUp
 	}
-	t.reached = make([]atomic.Uint64, len(t.clients))
-	t.start(ctx, t.clients, t.follow)
+	if t.reached == nil { // a load that goes on after a pause still has its consumers
+		t.reached = make([]atomic.Uint64, len(t.clients))
+		t.start(ctx, t.clients, t.follow)
+	}
 	<-ctx.Done()
 	_ = t.catchUp(context.WithoutCancel(ctx), t.stream, catchUpSteady, t.behind) // drain reports it
 	return nil
