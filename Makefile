@@ -57,7 +57,7 @@ faults: bin/chaos ## every fault of the catalogue on a real cluster, with what w
 	@$(CHAOS) faults --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) $(if $(SEED),--seed $(SEED))
 
 track-record: bin/chaos ## catch published bugs of nats-server again, rewrite the table (BUG=6888)
-	@$(CHAOS) track-record --out $(OUT)/track-record $(if $(BUG),--bug $(BUG)) $(if $(SEED),--seed $(SEED))
+	@$(CHAOS) track-record --out $(OUT)/track-record $(if $(filter command,$(firstword $(origin PROCS))),--procs $(PROCS)) $(if $(BUG),--bug $(BUG)) $(if $(SEED),--seed $(SEED))
 
 mutants: bin/chaos ## plant bugs in membershipd, one build each: the harness must find all of them (MUTANT=cas-ignored)
 	@$(CHAOS) mutants --out $(OUT)/mutants $(if $(MUTANT),--mutant $(MUTANT)) $(if $(SEED),--seed $(SEED))

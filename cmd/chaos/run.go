@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -456,8 +457,15 @@ func summary(ps []reports.Proof) []map[string]any {
 	return out
 }
 
+// runsHere counts the runs of this process: two may begin in one second.
+var runsHere atomic.Int64
+
 func newRunID() string {
-	return "r" + strings.ToLower(time.Now().UTC().Format("20060102t150405")) + fmt.Sprintf("-%d", os.Getpid())
+	id := "r" + strings.ToLower(time.Now().UTC().Format("20060102t150405")) + fmt.Sprintf("-%d", os.Getpid())
+	if n := runsHere.Add(1); n > 1 {
+		id += fmt.Sprintf("-%d", n)
+	}
+	return id
 }
 
 func hostEnvironment(procs int) reports.Environment {

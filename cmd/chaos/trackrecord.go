@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,6 +59,7 @@ Exit codes: 0 every bug showed and every control was clean, 1 a control was not 
 	fl.StringVar(&f.version, "version", "", "run only this release of nats-server, bad or clean")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of victims, orders and times; a bug that is a race is tried with the next ones too")
 	fl.IntVar(&f.repeat, "repeat", 0, "runs on the release with the bug, to see how often it shows (default: until it shows, as often as the bug's entry says)")
+	fl.IntVar(&f.procs, "procs", trackProcs, "bugs at the same time, each with its own cluster")
 	fl.StringVar(&f.out, "out", "proofs/track-record", "folder for the table and the bundles")
 	fl.StringVar(&f.backend, "backend", "auto", "docker, process, or auto: docker where an engine answers")
 	fl.BoolVar(&f.list, "list", false, "list the bugs and run nothing")
@@ -79,23 +82,56 @@ func orNone(s []string) string {
 	return strings.Join(s, ", ")
 }
 
-// tracker is one call of the command.
+// trackProcs is how many clusters two cores bear without the bugs that are races showing less often.
+const trackProcs = 2
+
+// trackBook is where all workers write what they saw.
+type trackBook struct {
+	mu    sync.Mutex
+	out   string // absolute
+	w     io.Writer
+	table trackTable
+	seen  []trackRow
+}
+
+// enter keeps rows, and writes the table at once, so that what was seen is not lost.
+func (b *trackBook) enter(rows []trackRow) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen = append(b.seen, rows...)
+	b.table.merge(rows)
+	return b.table.write(b.out)
+}
+
+func (b *trackBook) say(line string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, _ = fmt.Fprintln(b.w, line)
+}
+
+// Write implements io.Writer for the notes of sessions.
+func (b *trackBook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.w.Write(p)
+}
+
+// tracker is one worker: it runs one cluster at a time.
 type tracker struct {
 	f       *trackFlags
-	out     string // absolute
-	w       io.Writer
-	began   time.Time
+	book    *trackBook
 	session *session // of the release that is built
 }
 
 // trackRecord runs what was chosen, writes the table after every bug, so that what was seen is kept, and gives the exit code.
 func trackRecord(ctx context.Context, f *trackFlags, w io.Writer) error {
+	began := time.Now()
 	bugs, err := scenarios.SelectBugs(scenarios.TrackRecord(), f.bug)
 	if err != nil {
 		return usage(err)
 	}
-	if f.repeat < 0 {
-		return usage(fmt.Errorf("--repeat is %d; it must not be negative", f.repeat))
+	if f.repeat < 0 || f.procs < 1 {
+		return usage(fmt.Errorf("--repeat is %d and --procs %d; they must not be negative, and --procs not 0", f.repeat, f.procs))
 	}
 	out, err := filepath.Abs(f.out)
 	if err == nil {
@@ -104,28 +140,70 @@ func trackRecord(ctx context.Context, f *trackFlags, w io.Writer) error {
 	if err != nil {
 		return usage(fmt.Errorf("make the folder for the table: %w", err))
 	}
-	table, err := readTrack(out)
-	if err != nil {
+	book := &trackBook{out: out, w: w}
+	if book.table, err = readTrack(out); err != nil {
 		return usage(err)
 	}
-	t := &tracker{f: f, out: out, w: w, began: time.Now()}
-	var seen []trackRow
-	for _, b := range bugs {
-		rows, err := t.bug(ctx, b)
-		seen = append(seen, rows...)
-		table.merge(rows)
-		if werr := table.write(out); werr != nil {
-			return usage(errors.Join(err, werr))
-		}
-		if err != nil {
-			return err
-		}
+	if err := trackAll(ctx, f, book, longestFirst(bugs)); err != nil {
+		return err
 	}
-	if len(seen) == 0 {
+	if len(book.seen) == 0 {
 		return usage(fmt.Errorf("none of the chosen bugs has an entry for version %q", f.version))
 	}
-	_, _ = fmt.Fprintf(w, "\n%s\n%d entries in %v; table: %s\n", trackTable{Rows: seen}.markdown(), len(seen), time.Since(t.began).Round(time.Second), filepath.Join(f.out, trackMarkdown))
-	return trackVerdict(seen)
+	sortRows(book.seen)
+	_, _ = fmt.Fprintf(w, "\n%s\n%d entries in %v; table: %s\n", trackTable{Rows: book.seen}.markdown(), len(book.seen), time.Since(began).Round(time.Second), filepath.Join(f.out, trackMarkdown))
+	return trackVerdict(book.seen)
+}
+
+// trackAll runs the bugs on --procs workers; the first error ends all of them.
+func trackAll(ctx context.Context, f *trackFlags, book *trackBook, bugs []scenarios.Bug) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	todo := make(chan scenarios.Bug, len(bugs))
+	for _, b := range bugs {
+		todo <- b
+	}
+	close(todo)
+	var wg sync.WaitGroup
+	errs := make([]error, min(f.procs, max(1, len(bugs))))
+	for i := range errs {
+		wg.Go(func() {
+			t := &tracker{f: f, book: book}
+			for b := range todo {
+				if ctx.Err() != nil {
+					return
+				}
+				rows, err := t.bug(ctx, b)
+				if werr := book.enter(rows); werr != nil {
+					err = usage(errors.Join(err, werr))
+				}
+				if err != nil {
+					errs[i] = err
+					cancel(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if first := context.Cause(ctx); first != nil && !errors.Is(first, context.Canceled) {
+		return first // what the others say is that they were interrupted
+	}
+	return errors.Join(errs...)
+}
+
+// longestFirst orders bugs by about how long all their runs take, so that the workers end together.
+func longestFirst(bugs []scenarios.Bug) []scenarios.Bug {
+	seconds := func(b scenarios.Bug) int {
+		runs := len(b.Bad) + len(b.Clean)
+		if b.Control != nil {
+			runs += len(b.Bad)
+		}
+		return runs * b.Scenario.Seconds
+	}
+	out := slices.Clone(bugs)
+	slices.SortStableFunc(out, func(a, b scenarios.Bug) int { return seconds(b) - seconds(a) })
+	return out
 }
 
 // trackVerdict gives the exit code: a control that is not clean outranks a bug that did not show.
@@ -244,7 +322,7 @@ func (t *tracker) say(b scenarios.Bug, version string, seed uint64, f scenarios.
 	if f.Code != "" {
 		why = fmt.Sprintf("%s (%s): %s", f.Claim, f.Code, f.Reason)
 	}
-	_, _ = fmt.Fprintf(t.w, "%s on %s, seed %d: %s in %.0f s. %s\n", b.ID, version, seed, f.Showing, p.Evidence.Seconds, why)
+	t.book.say(fmt.Sprintf("%s on %s, seed %d: %s in %.0f s. %s", b.ID, version, seed, f.Showing, p.Evidence.Seconds, why))
 }
 
 // run builds a release, runs the scenario against it in a fresh cluster, and returns the proof.
@@ -253,7 +331,7 @@ func (t *tracker) run(ctx context.Context, b scenarios.Bug, sc scenarios.Scenari
 	if err != nil {
 		return reports.Proof{}, err
 	}
-	s.cfg.OutDir = filepath.Join(t.out, b.ID+"-"+version)
+	s.cfg.OutDir = filepath.Join(t.book.out, b.ID+"-"+version)
 	dir := filepath.Join(s.cfg.OutDir, sc.Name)
 	if err := errors.Join(bundleOrNothing(dir), os.RemoveAll(dir), os.MkdirAll(s.cfg.OutDir, 0o755)); err != nil {
 		return reports.Proof{}, usage(fmt.Errorf("remove the earlier bundle: %w", err))
@@ -289,8 +367,8 @@ func (t *tracker) prepare(ctx context.Context, version string) (*session, error)
 		return t.session, nil
 	}
 	flags := t.f.runFlags
-	flags.sut, flags.procs = name, 1
-	s := newSession(&flags, t.w)
+	flags.sut = name
+	s := newSession(&flags, t.book)
 	s.cfg = suite.Config{RunID: newRunID()}
 	var err error
 	if s.tree, err = subject.FindSource("."); err != nil {

@@ -96,11 +96,16 @@ func (t *trackTable) merge(rows []trackRow) {
 		r.Controls = mergeControls(t.Rows[i].Controls, r.Controls)
 		t.Rows[i] = r
 	}
+	sortRows(t.Rows)
+}
+
+// sortRows puts rows in the order of the list of bugs.
+func sortRows(rows []trackRow) {
 	order := map[string]int{}
 	for i, b := range scenarios.TrackRecord() {
 		order[b.ID] = i
 	}
-	slices.SortStableFunc(t.Rows, func(a, b trackRow) int { return order[a.Bug] - order[b.Bug] })
+	slices.SortStableFunc(rows, func(a, b trackRow) int { return order[a.Bug] - order[b.Bug] })
 }
 
 func mergeControls(old, now []trackControl) []trackControl {

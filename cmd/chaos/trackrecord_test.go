@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,5 +96,60 @@ func TestTrackVerdict(t *testing.T) {
 		if code != tc.code {
 			t.Errorf("%s: exit %d, want %d", name, code, tc.code)
 		}
+	}
+}
+
+// TestTrackRunsLongestFirst: workers end together only if the long bugs do not come last; none gets lost on the way.
+func TestTrackRunsLongestFirst(t *testing.T) {
+	all := scenarios.TrackRecord()
+	out := longestFirst(all)
+	runs := func(b scenarios.Bug) int {
+		n := len(b.Bad) + len(b.Clean)
+		if b.Control != nil {
+			n += len(b.Bad)
+		}
+		return n * b.Scenario.Seconds
+	}
+	seen := map[string]bool{}
+	for i, b := range out {
+		seen[b.ID] = true
+		if i > 0 && runs(b) > runs(out[i-1]) {
+			t.Errorf("%s (%d s) comes after %s (%d s)", b.ID, runs(b), out[i-1].ID, runs(out[i-1]))
+		}
+	}
+	if len(seen) != len(all) || len(out) != len(all) {
+		t.Errorf("%d bugs of %d", len(seen), len(all))
+	}
+}
+
+// TestTrackBookOfManyWriters: rows that come at the same time are all in the table, in the order of the list, and so is the file.
+func TestTrackBookOfManyWriters(t *testing.T) {
+	var words strings.Builder
+	book := &trackBook{out: t.TempDir(), w: &words, table: trackTable{Format: trackFormat}}
+	var wg sync.WaitGroup
+	for _, b := range scenarios.TrackRecord() {
+		wg.Go(func() {
+			book.say(b.ID)
+			if err := book.enter([]trackRow{shownRow(b.ID, b.Bad[0])}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	table, err := readTrack(book.out)
+	if err != nil || len(table.Rows) != len(scenarios.TrackRecord()) || len(book.seen) != len(table.Rows) {
+		t.Fatalf("%d rows in the file, %d seen: %v", len(table.Rows), len(book.seen), err)
+	}
+	for i, b := range scenarios.TrackRecord() {
+		if table.Rows[i].Bug != b.ID || !strings.Contains(words.String(), b.ID+"\n") {
+			t.Errorf("row %d is %s, want %s", i, table.Rows[i].Bug, b.ID)
+		}
+	}
+}
+
+// TestRunsOfOneProcessDiffer: what one run leaves behind is removed by its id, and another run of the same second must not go with it.
+func TestRunsOfOneProcessDiffer(t *testing.T) {
+	if a, b := newRunID(), newRunID(); a == b {
+		t.Errorf("both are %s", a)
 	}
 }
