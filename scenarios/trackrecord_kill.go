@@ -19,6 +19,8 @@ import (
 // Settings of the scenarios that only kill.
 const (
 	startsApart   = 1500 * time.Millisecond
+	formWithin    = 20 * time.Second // healthy nodes need 1 to 5 s
+	formTries     = 3
 	routesSettle  = 2 * time.Second  // a refused route is tried again after one
 	inspectWithin = 12 * time.Second // for a cluster to say what it knows of a stream
 	healthyWithin = 30 * time.Second // for every node to call itself healthy again
@@ -39,8 +41,30 @@ const (
 
 // startApart starts the nodes one after the other. In releases up to 2.10 nodes that start together dial each other, close the routes that they
 // made twice, and now and then end with two nodes that do not hear of each other's subscriptions any more: Raft groups that are made then never
-// have all members current. That is a bug too, but none of those that are looked for here.
-func startApart() Step { return start(startsApart, others()...) }
+// have all members current. That is a bug too, but none of those that are looked for here. So nodes that do not form a cluster are all started again,
+// before anything was written, and the record says how often.
+func startApart() Step {
+	return Step{fmt.Sprintf("start %s, %v apart, until they form a cluster", joinIDs(others()), startsApart), func(ctx context.Context, r *Run) error {
+		for try := 1; ; try++ {
+			if err := r.start(ctx, startsApart, others()...); err != nil {
+				return err
+			}
+			wctx, cancel := context.WithTimeout(ctx, formWithin)
+			p := observe.WaitConverged(wctx, r.Cluster, observe.Want{})
+			cancel()
+			if ctx.Err() != nil {
+				return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+			}
+			if p.OK || try == formTries { // the next step says what is missing
+				return nil
+			}
+			r.Rec.Event(history.Event{Kind: "note", Name: "no cluster was formed", Detail: fmt.Sprintf("start %d, after %v: %s", try, formWithin, p.Why)})
+			if err := r.stopAll(ctx, syscall.SIGTERM); err != nil {
+				return err
+			}
+		}
+	}}
+}
 
 // settleRoutes gives nodes the time to close the routes that they made twice.
 func settleRoutes() Step { return hold("routes settle", routesSettle) }
