@@ -59,11 +59,15 @@ func (w *Appends) Run(ctx context.Context, e *Env) error {
 		rng := c.rng()
 		var end streamEnd
 		return closedLoop(ctx, newPacer(w.Rate, i, len(w.clients)), func(n int) {
-			if !end.known || rng.Float64() >= staleUpdates { // otherwise it trusts what it happens to know
-				end = w.look(ctx, c)
+			if !end.known || rng.Float64() >= staleUpdates { // otherwise, and where it gets no answer, it trusts what it happens to know
+				if now := w.look(ctx, c); now.known {
+					end = now
+				}
 			}
-			if end.known {
-				end = w.append(ctx, c, rng, end, c.value(n))
+			if now := w.append(ctx, c, rng, end, c.value(n)); now.known {
+				end = now
+			} else {
+				end.known = false
 			}
 		})
 	})
