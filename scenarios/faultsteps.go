@@ -20,7 +20,7 @@ type activeFault struct {
 
 // inject picks victims and injects a fault under a name that heal refers to. The victims are remembered under that name.
 func inject(name string, verb faults.Verb, sel faults.Selector) Step {
-	return Step{fmt.Sprintf("inject %s on %s", name, sel.Name()), func(ctx context.Context, r *Run) error {
+	return Step{fmt.Sprintf("%s%s on %s", injectPrefix, name, sel.Name()), func(ctx context.Context, r *Run) error {
 		return r.inject(ctx, name, verb, sel)
 	}}
 }

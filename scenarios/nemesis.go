@@ -31,6 +31,11 @@ const (
 	convergeCost   = 5 * time.Second
 	minorityMax    = 1 // of three nodes
 	strikesLeast   = 3 // in the shortest plan
+	variedOneIn    = 6 // so often a strike is a storm, and so often another fault is in force meanwhile
+	stormLeast     = 3 // strikes of a storm
+	stormMost      = 5
+	stormPause     = 700 * time.Millisecond
+	alongLead      = 500 * time.Millisecond
 )
 
 // strike is one fault of a random plan.
@@ -42,6 +47,8 @@ type strike struct {
 	gap      time.Duration // after it was healed
 	converge bool          // wait for that after the gap
 	seed     uint64        // of its own picks, so that leaving out a strike does not change the others'
+	storm    int           // so many times in a row: of a leader a hunt, of a node a crash loop, of a link one that flaps; 0 for once
+	along    *part         // what is in force meanwhile, and costs no quorum
 }
 
 func (s strike) name() string { return fmt.Sprintf("strike-%d", s.number) }
@@ -71,7 +78,7 @@ func (p *Plan) strikes() []strike {
 	for spent := time.Duration(0); spent < length || len(all) < strikesLeast; {
 		s := p.draw(rng, len(all)+1)
 		all = append(all, s)
-		spent += s.hold + s.gap
+		spent += time.Duration(max(1, s.storm)) * (s.hold + s.gap)
 		if s.converge {
 			spent += convergeCost
 		}
@@ -100,8 +107,33 @@ func (p *Plan) draw(rng *rand.Rand, number int) strike {
 	if losesVolume(s.verb.Name) {
 		s.converge = true
 	}
+	s.vary()
 	s.hold, s.gap = s.hold.Round(10*time.Millisecond), s.gap.Round(10*time.Millisecond)
 	return s
+}
+
+// vary makes a storm of some strikes, and lets others have company. It draws from the strike's own seed.
+func (s *strike) vary() {
+	rng := rand.New(rand.NewPCG(s.seed, 1))
+	storm, along := rng.IntN(variedOneIn) == 0, rng.IntN(variedOneIn) == 0
+	switch {
+	case storm && slices.Contains([]string{"kill", "pause", "restart", "isolate", "sever", "cut-routes", "reset"}, s.verb.Name):
+		s.storm = stormLeast + rng.IntN(stormMost-stormLeast+1)
+		s.hold, s.gap = strikeLeast+upTo(rng, stormPause), upTo(rng, stormPause)
+	case along && slices.Contains([]string{"kill", "stop", "pause", "restart", "starve"}, s.verb.Name):
+		lame := []string{"lossy", "slow", "duplicate", "reorder", "throttle"}
+		e, _ := faults.Lookup(lame[rng.IntN(len(lame))])
+		s.along = &part{word: e.Name, verb: e.Make, sel: seeded{faults.Random(minorityMax), rng.Uint64()}}
+	}
+}
+
+// sequence is what is done for the strike.
+func (s strike) sequence() sequence {
+	b := strikeWith(s.verb.Name, s.verb.Make, s.sel, s.hold, s.gap)
+	if s.along != nil {
+		b = both(blow{parts: []part{*s.along}}, b, alongLead)
+	}
+	return repeat(max(1, s.storm), b)
 }
 
 func upTo(rng *rand.Rand, d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
@@ -145,7 +177,7 @@ func nemesis() Scenario {
 		},
 		Claims: func(r *Run) []reports.Claim {
 			cs := []reports.Claim{
-				streamIntact(100), kvWritesLinear(60), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(len(r.Plan.strikes())),
+				streamIntact(100), kvWritesLinear(60), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(r.injections()),
 				exercised(check.Preconditions{MinOps: 400, MinBefore: 100, MinDuring: 5, MinAfter: 20, Drained: drained(r)}),
 			}
 			return slices.Concat(cs, loadIntact(), settingsIntact(r))
@@ -156,7 +188,7 @@ func nemesis() Scenario {
 // steps are what is done for one strike. A volume is lost while nothing is written and everything is on all nodes: a replica that comes back
 // empty votes as if it had never acked anything, and what only it and one other node had would be lost to nobody's fault.
 func (s strike) steps() []Step {
-	steps := []Step{inject(s.name(), s.verb.Make, s.sel), hold(s.verb.Name, s.hold), heal(s.name()), hold("gap", s.gap)}
+	steps := s.sequence().steps(s.name())
 	if s.converge {
 		steps = append(steps, converge("after "+s.name()))
 	}
@@ -171,6 +203,12 @@ func (p *Plan) Strikes() []string {
 	var out []string
 	for _, s := range p.strikes() {
 		line := fmt.Sprintf("%3d  %-13s on %-32s for %6v, then %6v", s.number, s.verb.Name, s.sel.Name(), s.hold, s.gap)
+		if s.storm > 0 {
+			line += fmt.Sprintf(", %d times", s.storm)
+		}
+		if s.along != nil {
+			line += fmt.Sprintf(", while %s is on %s", s.along.word, s.along.sel.Name())
+		}
 		if s.converge {
 			line += ", then until converged"
 		}

@@ -394,6 +394,7 @@ func TestFullSelectsNightlyScenariosToo(t *testing.T) {
 // The same seed gives the same plan, leaving out strikes changes nothing of the others, and no plan is unlawful.
 func TestNemesisPlans(t *testing.T) {
 	byVerb := map[string]int{}
+	storms, alongs := 0, 0
 	for seed := range uint64(200) {
 		whole := NemesisPlan(cluster.Membershipd, seed, Nemesis{For: time.Minute})
 		lines := whole.Strikes()
@@ -409,6 +410,18 @@ func TestNemesisPlans(t *testing.T) {
 		}
 		for _, s := range whole.strikes() {
 			byVerb[s.verb.Name]++
+			if s.storm > 0 {
+				storms++
+			}
+			if s.along != nil {
+				alongs++
+				if !slices.Contains([]string{"lossy", "slow", "duplicate", "reorder", "throttle"}, s.along.word) || s.storm > 0 {
+					t.Errorf("seed %d: %s together with %s may cost a quorum", seed, s.along.word, s.verb.Name)
+				}
+			}
+			if n, want := strings.Count(strings.Join(stepNames(&Run{steps: s.steps()}), "\n"), injectPrefix), max(1, s.storm); s.along == nil && n != want || s.along != nil && n != want+1 {
+				t.Errorf("seed %d: %d faults for %+v", seed, n, s)
+			}
 			if s.hold < strikeLeast || s.hold > strikeLong || losesVolume(s.verb.Name) && !s.converge {
 				t.Errorf("seed %d: %+v", seed, s)
 			}
@@ -419,6 +432,9 @@ func TestNemesisPlans(t *testing.T) {
 	}
 	if len(byVerb) != len(nemesisVerbs()) || len(byVerb) < 22 {
 		t.Errorf("verbs drawn: %v", byVerb)
+	}
+	if storms < 50 || alongs < 50 {
+		t.Errorf("%d storms and %d strikes in company in 200 plans", storms, alongs)
 	}
 	majority := false
 	for _, s := range NemesisPlan(cluster.Membershipd, 3, Nemesis{For: time.Hour, Any: true}).strikes() {
