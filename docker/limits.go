@@ -2,54 +2,39 @@ package docker
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
+	"github.com/moby/moby/api/types/mount"
 
+	"github.com/unibus/unibus/faults/agent"
 	"github.com/unibus/unibus/sut/cluster"
 )
 
-// cpuPeriod is the scheduler's bandwidth period in microseconds: its default, so that a lifted limit is as if there had never been one.
-const cpuPeriod = 100_000
+const (
+	// hostGroups is where the engine's host has its control groups, in either version, and groupsDir is where the agent finds them.
+	hostGroups = "/sys/fs/cgroup"
+	groupsDir  = "/cgroups"
+)
 
 var _ cluster.Resourced = (*pod)(nil)
 
+// bindGroups lets the agent see the control groups as the host does. It changes that of its own pod's daemon and no other: see package agent. The engine could do
+// the same, but takes 50 ms and more to set a limit, and seconds to tell what came of it.
+func bindGroups(h *container.HostConfig) {
+	h.CgroupnsMode = container.CgroupnsModeHost
+	h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: hostGroups, Target: groupsDir})
+}
+
 // LimitCPU implements cluster.Resourced.
 func (p *pod) LimitCPU(ctx context.Context, processors float64) error {
-	quota := int64(processors * cpuPeriod)
-	if processors <= 0 {
-		quota = -1 // 0 would mean "as it was"
-	}
-	_, err := p.c.b.cli.ContainerUpdate(ctx, p.daemon(), client.ContainerUpdateOptions{
-		Resources: &container.Resources{CPUPeriod: cpuPeriod, CPUQuota: quota},
-	})
-	if err != nil {
-		return fmt.Errorf("limit processor time of %s: %w", p.id, explain(err))
-	}
-	return nil
+	return p.ctl.Call(ctx, agent.MethodCPU, agent.CPUParams{Processors: processors}, nil)
 }
 
 // CPU implements cluster.Resourced. The counts are those of the daemon's present life.
 func (p *pod) CPU(ctx context.Context) (cluster.CPU, error) {
-	r, err := p.c.b.cli.ContainerInspect(ctx, p.daemon(), client.ContainerInspectOptions{})
-	if err != nil {
-		return cluster.CPU{}, fmt.Errorf("inspect daemon of %s: %w", p.id, explain(err))
-	}
-	var c cluster.CPU
-	if h := r.Container.HostConfig; h != nil && h.CPUQuota > 0 && h.CPUPeriod > 0 {
-		c.Limit = float64(h.CPUQuota) / float64(h.CPUPeriod)
-	}
-	s, err := p.c.b.cli.ContainerStats(ctx, p.daemon(), client.ContainerStatsOptions{})
-	if err != nil {
-		return c, fmt.Errorf("read processor time of %s: %w", p.id, explain(err))
-	}
-	defer func() { _ = s.Body.Close() }() // only read
-	var stats container.StatsResponse
-	if err := json.NewDecoder(s.Body).Decode(&stats); err != nil {
-		return c, fmt.Errorf("read processor time of %s: %w", p.id, err)
-	}
-	c.Periods, c.Throttled = stats.CPUStats.ThrottlingData.Periods, stats.CPUStats.ThrottlingData.ThrottledPeriods
-	return c, nil
+	var r agent.CPUResult
+	err := p.ctl.Call(ctx, agent.MethodCPURead, nil, &r)
+	r.Ago = time.Duration(r.AgoMS * float64(time.Millisecond))
+	return r.CPU, err
 }

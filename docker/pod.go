@@ -291,7 +291,7 @@ func (p *pod) makeAgent(ctx context.Context) (err error) {
 	p.agentID, err = p.create(ctx, "agent", p.imgs.agent, testcontainers.ContainerRequest{
 		ConfigModifier: func(c *container.Config) {
 			c.Entrypoint = []string{"/" + filepath.Base(p.c.b.opts.Agent)}
-			c.Cmd = []string{"--daemon", filepath.Base(p.c.spec.Subject.Path), "--data-dir", dataDir}
+			c.Cmd = []string{"--daemon", filepath.Base(p.c.spec.Subject.Path), "--data-dir", dataDir, "--cgroups", groupsDir}
 			c.OpenStdin, c.StdinOnce, c.AttachStdin, c.AttachStdout, c.AttachStderr = true, true, true, true, true
 		},
 		HostConfigModifier: func(h *container.HostConfig) {
@@ -299,6 +299,7 @@ func (p *pod) makeAgent(ctx context.Context) (err error) {
 			h.CapAdd = []string{"NET_ADMIN", "NET_RAW", "KILL", "DAC_OVERRIDE", "SYS_PTRACE"}
 			p.join(h)
 			p.mounts(h, false)
+			bindGroups(h)
 		},
 	})
 	if err != nil {

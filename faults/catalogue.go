@@ -48,7 +48,7 @@ func Catalogue() []Entry {
 		{"ring", "network", caps(net), "each node hears a majority, no two the same; with three nodes each hears one other, and no connection works", Ring},
 		{"clock-forward", "clock", caps(clock), "the daemon's clock jumps an hour ahead", Jump(CommonJump)},
 		{"clock-back", "clock", caps(clock), "the daemon's clock jumps an hour back", Jump(-CommonJump)},
-		{"starve", "resources", caps(res), "the daemon gets a twentieth of a processor", Starve(StarvedCPU)},
+		{"starve", "resources", caps(res), "the daemon gets a twentieth of a processor, until its life ends if the agent is killed or stays frozen", Starve(StarvedCPU)},
 		{"deafen", "network", caps(net), "nothing that other nodes send reaches the node; what it sends arrives", Deafen},
 		{"mute", "network", caps(net), "nothing that the node sends reaches other nodes; what they send arrives", Mute},
 	}

@@ -15,6 +15,7 @@ const StarvedCPU = 0.05
 type starve struct {
 	target
 	share float64
+	keep  keeper
 
 	mu   sync.Mutex
 	seen map[cluster.NodeID]uint64 // the kernel's count at the last look
@@ -57,13 +58,29 @@ func resourced(n cluster.Node) (cluster.Resourced, error) {
 	return r, nil
 }
 
-// Inject limits the victims.
+// Inject limits the victims and keeps their lease.
 func (f *starve) Inject(ctx context.Context, c cluster.Cluster) error {
+	nodes, err := f.nodes(c)
+	if err != nil {
+		return err
+	}
+	var hosts []host
+	for _, n := range nodes {
+		h, err := newHost(n)
+		if err != nil {
+			return err
+		}
+		hosts = append(hosts, h)
+	}
+	f.keep.begin(ctx, hosts)
 	return f.limit(ctx, c, f.share)
 }
 
 // Heal lifts the limit.
-func (f *starve) Heal(ctx context.Context, c cluster.Cluster) error { return f.limit(ctx, c, 0) }
+func (f *starve) Heal(ctx context.Context, c cluster.Cluster) error {
+	f.keep.end()
+	return f.limit(ctx, c, 0)
+}
 
 // InForce reads the kernel's count: in force means that there is a limit and that the daemon has run into it since the last look. One that has
 // nothing to do is not starved.
@@ -81,7 +98,7 @@ func (f *starve) look(ctx context.Context, n cluster.Node) (finding, error) {
 		return finding{}, nodeError(n.ID(), "read processor time of", err)
 	}
 	more := f.since(n.ID(), now.Throttled)
-	fd := finding{figures: map[string]float64{"limit": now.Limit, "throttled_periods": float64(more)}}
+	fd := finding{ago: now.Ago, figures: map[string]float64{"limit": now.Limit, "throttled_periods": float64(more)}}
 	switch {
 	case now.Limit == 0:
 		fd.detail = "no limit"

@@ -61,6 +61,8 @@ const (
 	MethodResolve   = "resolve"    // ResolveParams -> ResolveResult: asks the node's name server
 	MethodClock     = "clock"      // ClockParams -> ClockResult: the daemon's CLOCK_REALTIME
 	MethodClockRead = "clock-read" // -> ClockResult
+	MethodCPU       = "cpu"        // CPUParams -> CPUResult: the daemon's share of the processors
+	MethodCPURead   = "cpu-read"   // -> CPUResult
 	MethodDial      = "dial"       // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
 )
 
@@ -242,6 +244,18 @@ type ClockResult struct {
 	Applied       bool    `json:"applied"` // in the present life, with a lease that has not run out
 	OffsetSeconds int64   `json:"offset_seconds"`
 	Remaining     float64 `json:"remaining"` // seconds of lease left
+}
+
+// CPUParams asks for the daemon's processor time to be limited, in this life and in later ones, until it is asked for 0 or the lease runs out.
+type CPUParams struct {
+	Processors float64 `json:"processors"`
+}
+
+// CPUResult is what the kernel says of the control group that the daemon's present life is in.
+type CPUResult struct {
+	cluster.CPU
+	AgoMS     float64 `json:"ago_ms"`    // how long ago the agent set the limit in the present life; 0 if it did not
+	Remaining float64 `json:"remaining"` // seconds of lease left
 }
 
 // DialParams asks for one TCP connection attempt from inside the node's network namespace.

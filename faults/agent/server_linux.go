@@ -32,6 +32,7 @@ type Server struct {
 	Version string
 	Daemon  []string     // names of the programs that may be the node's daemon
 	DataDir string       // the node's data directory; "" means that usage and wipe are refused
+	Cgroups string       // where the host's control groups are mounted; "" means that limits on the processor are refused
 	Log     *slog.Logger // required
 }
 
@@ -50,7 +51,8 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 		Server: s, ctx: ctx, out: out, free: make(chan struct{}, maxConcurrent),
 		net: newNetwork(), proc: processes{proc: "/proc", names: s.Daemon}, data: storage{dir: s.DataDir},
 	}
-	r.clock = &clock{proc: r.proc}
+	r.clock, r.cpu = &clock{proc: r.proc}, &cpu{proc: r.proc, root: s.Cgroups}
+	go r.cpu.lapse(ctx, func(err error) { s.Log.Warn("lift the limit on the processor that nobody renews", "error", err) })
 	networkLane, processLane := r.lane(), r.lane()
 	ended := make(chan error, 1)
 	go func() { ended <- r.read(in, networkLane, processLane) }()
@@ -60,7 +62,7 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if herr := errors.Join(r.net.close(), r.clock.close()); herr != nil {
+	if herr := errors.Join(r.net.close(), r.clock.close(), r.cpu.close()); herr != nil {
 		return errors.Join(err, fmt.Errorf("heal at the end: %w", herr))
 	}
 	s.Log.Info("healed everything: the control stream is over")
@@ -76,6 +78,7 @@ type session struct {
 	sinks sinks
 
 	clock *clock
+	cpu   *cpu
 	data  storage
 	free  chan struct{} // one token per call outside the lanes
 
@@ -125,7 +128,7 @@ func (r *session) read(in io.Reader, networkLane, processLane chan<- call) error
 
 func (r *session) dispatch(c call, networkLane, processLane chan<- call) {
 	switch c.Method {
-	case MethodPartition, MethodHeal, MethodRenew, MethodCounters, MethodClock:
+	case MethodPartition, MethodHeal, MethodRenew, MethodCounters, MethodClock, MethodCPU:
 		r.enqueue(c, networkLane)
 	case MethodSignal, MethodWipe, MethodEdit:
 		r.enqueue(c, processLane)
@@ -170,11 +173,15 @@ func (r *session) do(c call) (any, error) {
 		return r.hello()
 	case MethodRenew:
 		res, err := r.net.renew()
-		return res, errors.Join(err, r.clock.renew())
+		return res, errors.Join(err, r.clock.renew(), r.cpu.renew())
 	case MethodClock:
 		return with(c.Params, r.clock.set)
 	case MethodClockRead:
 		return r.clock.read(), nil
+	case MethodCPU:
+		return with(c.Params, r.cpu.set)
+	case MethodCPURead:
+		return r.cpu.read()
 	case MethodProcess:
 		return r.proc.find()
 	case MethodSignal:

@@ -280,16 +280,18 @@ type Rekeyed interface {
 
 // CPU is what the kernel says of a node's processor time.
 type CPU struct {
-	Limit     float64 `json:"limit"`     // processors; 0 means no limit
-	Periods   uint64  `json:"periods"`   // of the scheduler's bandwidth control in which the node wanted to run
-	Throttled uint64  `json:"throttled"` // those of them in which it was stopped for having used up its share
+	Limit     float64       `json:"limit"`     // processors; 0 means no limit
+	Periods   uint64        `json:"periods"`   // of the scheduler's bandwidth control in which the node wanted to run
+	Throttled uint64        `json:"throttled"` // those of them in which it was stopped for having used up its share
+	Ago       time.Duration `json:"-"`         // how long ago the limit was set in the present life; 0 where the backend does not say
 }
 
 // Resourced is implemented by nodes whose share of the machine can be limited (CapResources).
 type Resourced interface {
-	// LimitCPU gives the daemon so many processors at most, now and in its later lives; 0 lifts the limit.
+	// LimitCPU gives the daemon so many processors at most, now and, from a moment after their start, in its later lives; 0 lifts the limit. It ends with the
+	// agent's control stream, and when that is not renewed.
 	LimitCPU(ctx context.Context, processors float64) error
-	// CPU reads the limit that the engine has recorded and the kernel's count.
+	// CPU reads the kernel's limit and count, of the present life.
 	CPU(ctx context.Context) (CPU, error)
 }
 
