@@ -88,7 +88,9 @@ var forbidden = []struct {
 	why    string
 }{
 	{"reports", []string{"github.com/nats-io/", "github.com/moby/", "github.com/testcontainers/", "testing", module + "scenarios", module + "docker", module + "faults", module + "sut"},
-		"an auditor judges a bundle with this tree alone"},
+		"an auditor judges a bundle with this tree and the reader of block files alone"},
+	{"store", []string{"github.com/nats-io/", module + "scenarios", module + "docker", module + "faults", module + "reports", module + "sut", "testing"},
+		"the daemon's audit and the harness's judgement read the same files, and neither knows of the other"},
 	{"sut/membershipd", []string{module + "scenarios", module + "docker", module + "faults", module + "reports", module + "sut/cluster", "github.com/testcontainers/"},
 		"production code knows nothing of its harness"},
 	{"faults", []string{module + "scenarios", module + "docker", module + "reports", "github.com/nats-io/"}, "faults act on the interfaces of sut/cluster"},

@@ -16,7 +16,7 @@ import (
 	"github.com/unibus/unibus/faults"
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/reports/history"
-	"github.com/unibus/unibus/reports/store"
+	"github.com/unibus/unibus/reports/replicas"
 	"github.com/unibus/unibus/scenarios/workload"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/observe"
@@ -431,7 +431,7 @@ func (r *Run) readStores(ctx context.Context) {
 			r.fail("copy the store of "+string(n.ID()), err)
 			continue
 		}
-		copies, err := store.ReadNodeAt(ctx, dir, string(n.ID()), now)
+		copies, err := replicas.ReadAt(ctx, dir, string(n.ID()), now)
 		if err != nil {
 			r.fail("read the store of "+string(n.ID()), err)
 		}

@@ -14,7 +14,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/unibus/unibus/reports/store"
+	"github.com/unibus/unibus/reports/replicas"
+	"github.com/unibus/unibus/store"
 	"github.com/unibus/unibus/sut/loopback"
 )
 
@@ -149,7 +150,7 @@ func TestReplicasAgree(t *testing.T) {
 	var digests [2]string
 	for i, n := range all {
 		n.stop(syscall.SIGTERM)
-		rs, err := store.ReadNodeAt(context.Background(), n.dir, fmt.Sprintf("n%d", i+1), at)
+		rs, err := replicas.ReadAt(context.Background(), n.dir, fmt.Sprintf("n%d", i+1), at)
 		must(t, err)
 		if len(rs) != 2 {
 			t.Fatalf("n%d: got %+v", i+1, rs)

@@ -50,6 +50,7 @@ type recovery struct {
 
 	first, last uint64
 	msgs, bytes uint64
+	maxTomb     uint64 // of an audit: the last sequence that a tombstone names
 }
 
 func recoverStream(ctx context.Context, s Stream, asOf time.Time) (*recovery, error) {

@@ -13,7 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/unibus/unibus/reports/store"
+	"github.com/unibus/unibus/reports/replicas"
+	"github.com/unibus/unibus/store"
 )
 
 // The stream that the tests of damage break: 32,000 byte blocks, records of damageRecord bytes, the sequence is the place.
@@ -324,7 +325,7 @@ func TestUnreadableStreams(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := cloned(t, root)
 			c.do(dir)
-			rs, err := store.ReadNode(context.Background(), dir, "n1")
+			rs, err := replicas.Read(context.Background(), dir, "n1")
 			must(t, err)
 			if len(rs) != 1 || rs[0].Err == "" || rs[0].Digest != "" || rs[0].Msgs != 0 {
 				t.Fatalf("got %+v", rs)
@@ -353,7 +354,7 @@ func TestRoots(t *testing.T) {
 			t.Errorf("%s: got %v", r, err)
 		}
 	}
-	rs, err := store.ReadNode(context.Background(), root, "n7")
+	rs, err := replicas.Read(context.Background(), root, "n7")
 	must(t, err)
 	c := readCopy(t, root, damageStream)
 	if len(rs) != 1 || rs[0].Node != "n7" || rs[0].Source != "blocks" || rs[0].Digest != c.Digest || rs[0].Last != damageMsgs || rs[0].Replicas != 1 {
@@ -361,7 +362,7 @@ func TestRoots(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := store.ReadNode(ctx, root, "n7"); !errors.Is(err, context.Canceled) {
+	if _, err := replicas.Read(ctx, root, "n7"); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: got %v", err)
 	}
 }
