@@ -18,5 +18,5 @@ func All() []Scenario {
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
 		coldStart(), noopFaults(), everyFault(), clockJump(), nemesis(),
 		gracefulStop(), foreignDataDir(), seedImported(), rollingUpgrade(false), rollingUpgrade(true), certRotation(), flood(), acl(), authColdStart(), deployRehearsal(),
-	}, slices.Concat(userAdds(), powerFailures(), partitions(), grayFailures(), sickDisks(), courses())...)
+	}, slices.Concat(userAdds(), powerFailures(), partitions(), grayFailures(), sickDisks(), courses(), damagedData())...)
 }
