@@ -103,6 +103,7 @@ func addServeFlags(c *cobra.Command, cfg *membershipd.Config, f *serveFlags) {
 	fl.DurationVar(&cfg.AuthMaxStaleness, "auth-max-staleness", 0, "let users in for this `duration` after their records were last known to be current; 0 for ever")
 	fl.StringVar(&cfg.SeedFile, "seed-file", "", "`file` with the first administrators, made by \"user add --store seed\"; imported once, when the cluster forms")
 	fl.DurationVar(&cfg.LameDuck, "lame-duck", cfg.LameDuck, "how long clients are moved away after SIGTERM")
+	fl.StringVar(&cfg.OnDamage, "on-damage", cfg.OnDamage, "when checksums of the store do not hold: rebuild (from a majority without this node), stay-out, or ignore, which does not look")
 	fl.StringVar(&f.maxMemory, "max-memory", "256M", "JetStream's limit for memory, with K, M or G")
 	fl.StringVar(&f.maxStore, "max-store", "10G", "JetStream's limit for files, with K, M or G")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")

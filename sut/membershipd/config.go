@@ -64,6 +64,7 @@ type Config struct {
 	LameDuck         time.Duration
 	MaxMemory        int64
 	MaxStore         int64
+	OnDamage         string // what to do when the audit of the store finds damage: OnDamageRebuild, OnDamageStayOut or OnDamageIgnore
 	Version          string
 
 	// Log receives everything that the daemon and its embedded server have to say; nil discards it.
@@ -85,6 +86,7 @@ func DefaultConfig() Config {
 		LameDuck:      defaultLameDuck,
 		MaxMemory:     defaultMaxMemory,
 		MaxStore:      defaultMaxStore,
+		OnDamage:      OnDamageRebuild,
 		Version:       "devel",
 	}
 }
@@ -179,6 +181,11 @@ func (c Config) checkStore() error {
 		return fmt.Errorf("--max-memory %d: want at least 1M", c.MaxMemory)
 	case c.MaxStore < minMaxStore:
 		return fmt.Errorf("--max-store %d: want at least %dM, which the control plane needs for itself", c.MaxStore, minMaxStore>>20)
+	}
+	switch c.OnDamage {
+	case OnDamageRebuild, OnDamageStayOut, OnDamageIgnore:
+	default:
+		return fmt.Errorf("--on-damage %q: want %s, %s or %s", c.OnDamage, OnDamageRebuild, OnDamageStayOut, OnDamageIgnore)
 	}
 	_, err := c.syncInterval()
 	return err

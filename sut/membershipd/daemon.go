@@ -2,7 +2,7 @@
 //
 // A node's life:
 //
-//	Run -> claim the data directory -> HTTP answers -> (rendezvous) -> embedded server starts -> own connection -> control plane runs
+//	Run -> claim the data directory -> HTTP answers -> (rendezvous) -> audit of the store -> embedded server starts -> own connection -> control plane runs
 //	                                                                                                               |
 //	                       exit 0 <- HTTP closed <- lame duck <- control API stopped <- "shutting down" <- ctx done |
 //	                       error  <---------------------------------------------------- fatal, JetStream disabled <-+
@@ -51,6 +51,7 @@ type Daemon struct {
 
 	eval    *evaluator
 	disk    *diskProber
+	guard   *storeGuard
 	metrics *metrics
 	want    wanted
 	beats   *heartbeats
@@ -88,6 +89,7 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	d.users = newAccessPlane(cfg, d.log)
 	d.disk = newDiskProber(cfg.DataDir, d.log)
+	d.guard = newStoreGuard(cfg, d.log)
 	d.metrics = newMetrics(d)
 	d.eval = newEvaluator(d.log, d.collect, d.changed)
 	return d, nil
@@ -132,6 +134,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	}
 	if met, err := d.meet(ctx); !met {
+		return err
+	}
+	if whole, err := d.mend(ctx, secrets); !whole {
 		return err
 	}
 	return d.runServer(ctx, life, secrets)
@@ -349,7 +354,12 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 	if err != nil {
 		return nil, fmt.Errorf("listen for changes: %w", err)
 	}
-	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() })
+	asked, err := nc.Subscribe(subjectReplicas, func(m *nats.Msg) { answerReplicas(srv, d.cfg.Name, func() bool { return d.eval.view().Ready }, m) })
+	if err != nil {
+		return nil, fmt.Errorf("listen for questions about replicas: %w", err)
+	}
+	context.AfterFunc(ctx, func() { _ = errors.Join(sub.Unsubscribe(), asked.Unsubscribe()) })
+	tasks.Go(func() { d.auditRebuilds(ctx, js, s) })
 	a := &api{
 		js: js, log: d.log, node: d.cfg.Name, size: len(d.cfg.Routes), plane: d.users, follow: followers, reserved: s.reserved,
 		identify: func(key string) (caller, error) { return s.identify(d.users, key) },
@@ -455,6 +465,7 @@ func (d *Daemon) collect() health.Facts {
 		WantReplicas: d.want.get(), Sync: d.cfg.Sync, ProbeAge: d.probeAge(), UsersLoaded: d.users.loaded(), Enforce: d.cfg.Enforce,
 	}
 	f.DiskAge, f.DiskError = d.disk.facts()
+	f.Store = d.guard.facts()
 	if r := d.meeting.Load(); r != nil {
 		f.Gathering, f.Peers = true, r.present()
 	}

@@ -89,6 +89,10 @@ var (
 	descEnforce     = gauge("enforce", "1 if every user has exactly the permissions of its role and rooms.")
 	descKicked      = prometheus.NewDesc("unibus_sessions_closed_total", "Connections that were closed because their user's rights changed.", nil, nil)
 	descRewinds     = prometheus.NewDesc("unibus_users_rewinds_total", "Buckets that had to be read anew because they went backwards.", nil, nil)
+	descAuditBytes  = gauge("store_audit_bytes", "Bytes of the store that were read and verified before this start.")
+	descAuditTook   = gauge("store_audit_seconds", "How long that took.")
+	descDamaged     = gauge("store_damaged", "1 while the node stays out because its store is damaged.")
+	descRebuilt     = gauge("store_rebuilt", "Damaged streams and Raft groups that were moved aside before this start, to be got back from other nodes.")
 	descProbeFailed = prometheus.NewDesc("unibus_probe_failures_total", "Probe writes that failed.", nil, nil)
 )
 
@@ -96,7 +100,8 @@ var (
 func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInfo, descReady, descHave, descNeed, descSize, descLeader, descIsLeader, descReplicas, descWant,
 		descCurrent, descLag, descPeer, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed,
-		descUsers, descQuarantined, descUsersAge, descUsersLoaded, descApplied, descSessions, descEnforce, descKicked, descRewinds} {
+		descUsers, descQuarantined, descUsersAge, descUsersLoaded, descApplied, descSessions, descEnforce, descKicked, descRewinds,
+		descAuditBytes, descAuditTook, descDamaged, descRebuilt} {
 		ch <- d
 	}
 }
@@ -138,6 +143,10 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	set(descUsersLoaded, one(s.Access.Loaded))
 	set(descSessions, float64(s.Access.Sessions))
 	set(descEnforce, one(s.Posture.Enforce))
+	set(descAuditBytes, float64(s.Store.AuditedBytes))
+	set(descAuditTook, s.Store.AuditSeconds)
+	set(descDamaged, one(len(s.Store.Damaged) > 0))
+	set(descRebuilt, float64(c.d.guard.rebuilt.Load()))
 	for bucket, revision := range s.Access.Applied {
 		set(descApplied, float64(revision), bucket)
 	}

@@ -43,7 +43,7 @@ func (d *Daemon) status() health.Status {
 		Peers: emptyNotNil(s.Peers), Buckets: emptyNotNil(s.Buckets), Audit: s.Audit, Posture: s.Posture,
 		ProbeSeconds: secondsOrNever(d.probeAge()), AgeSeconds: time.Since(s.at).Seconds(), UptimeSeconds: time.Since(d.started).Seconds(),
 	}
-	out.Access = d.access()
+	out.Access, out.Store = d.access(), *d.guard.told.Load()
 	out.TLS = d.tls.status(time.Now())
 	out.Posture.TLS = out.TLS.Clients.Enabled && out.TLS.Routes.Enabled
 	if l, ok := out.TLS.Expired(time.Now()); ok {

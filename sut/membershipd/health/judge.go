@@ -39,6 +39,7 @@ type Facts struct {
 	ProbeAge     time.Duration
 	DiskAge      time.Duration // since the last write that was synced in the data directory was begun
 	DiskError    string        // of the last attempt that ended; "" for none
+	Store        string        // why the store keeps the embedded server from being started; "" for nothing
 	WantReplicas int
 	Sync         string
 	UsersLoaded  bool // users, roles, rooms and members were read to their end since the process started
@@ -134,6 +135,8 @@ func (j *Judgement) judgeProcess(f Facts) {
 		j.refuse("shutting down")
 	case f.Gathering:
 		j.judgeGathering(f)
+	case f.Store != "":
+		j.refuse("%s", f.Store)
 	case !f.Started:
 		j.refuse("starting: the embedded server does not run yet")
 	case !f.JetStream:

@@ -21,6 +21,7 @@ type Status struct {
 	Posture       Posture  `json:"posture"`
 	Access        Access   `json:"access"`
 	TLS           TLS      `json:"tls"`
+	Store         Store    `json:"store"`
 	ProbeSeconds  float64  `json:"probe_seconds"`  // since the last successful write through a quorum was begun; -1 for never
 	AgeSeconds    float64  `json:"age_seconds"`    // since this judgement was made
 	UptimeSeconds float64  `json:"uptime_seconds"` // since the process started
@@ -92,4 +93,15 @@ type Posture struct {
 	ACL      bool   `json:"acl"`
 	Sync     string `json:"sync"`
 	Replicas int    `json:"replicas"` // effective R: the larger of the flag and the cluster-wide setting
+}
+
+// Store says what the audit found before the embedded server was started.
+type Store struct {
+	Policy       string   `json:"policy"`        // rebuild, stay-out or ignore
+	AuditedBytes int64    `json:"audited_bytes"` // read; 0 for a new store
+	AuditSeconds float64  `json:"audit_seconds"`
+	Partial      bool     `json:"partial"` // there was no time for all of it
+	Damaged      []string `json:"damaged"` // that keeps the node out, in words
+	Rebuilt      []string `json:"rebuilt"` // that was moved aside before this start, in words
+	Kept         string   `json:"kept"`    // where, below the data directory; "" for nowhere
 }
