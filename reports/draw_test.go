@@ -18,7 +18,7 @@ func TestDrawSample(t *testing.T) {
 	if p.Status != reports.StatusPass && os.Getenv("SAMPLE_REPORT") == "" {
 		t.Errorf("status %s: %s", p.Status, p.Why)
 	}
-	t.Log("\n" + reports.Table([]reports.Proof{p}))
+	t.Log("\n" + reports.Table([]reports.Proof{p}, reports.Claims))
 	if rep, err := reports.Verify(dir); err != nil {
 		t.Errorf("%v %v", err, rep.Problems)
 	}

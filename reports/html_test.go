@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,7 +161,7 @@ func TestTable(t *testing.T) {
 	ev := sampleEvidence("partition", intact())
 	ev.NotRun = "needs the network capability\x1b[31m"
 	skipped := finish(t, seal(t, nil, ev))
-	text := reports.Table([]reports.Proof{good, skipped})
+	text := reports.Table([]reports.Proof{good, skipped}, reports.Claims)
 	for _, want := range []string{"SCENARIO", "node-kill", "stream-intact", "PASS", "FAIL, wanted", "CAUGHT", "NOT RUN", "make chaos SCENARIO=node-kill SEED=7", "acked 13,005", "2 proofs: 1 pass, 1 not run."} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the table does not say %q:\n%s", want, text)
@@ -170,17 +171,40 @@ func TestTable(t *testing.T) {
 		t.Error("the plain table has escape sequences")
 	}
 	for _, width := range []int{0, 80, 120, 140, 160, 500} {
-		for _, l := range strings.Split(reports.RenderTable([]reports.Proof{good, skipped}, width, false), "\n") {
+		for _, l := range strings.Split(reports.RenderTable([]reports.Proof{good, skipped}, width, false, reports.Claims), "\n") {
 			if n, most := len([]rune(l)), min(max(width, 120), 160); n > most {
 				t.Errorf("width %d: a line has %d characters: %s", width, n, l)
 			}
 		}
 	}
-	if !strings.Contains(reports.RenderTable([]reports.Proof{good}, 160, true), "\x1b[32mPASS") {
+	if !strings.Contains(reports.RenderTable([]reports.Proof{good}, 160, true, reports.Claims), "\x1b[32mPASS") {
 		t.Error("the coloured table has no colour")
 	}
-	if got := reports.Table(nil); !strings.Contains(got, "nothing was shown") {
+	if got := reports.Table(nil, reports.Brief); !strings.Contains(got, "nothing was shown") {
 		t.Errorf("table of nothing: %s", got)
+	}
+}
+
+// TestBriefTable: a line for what passed, and for the rest the claims that are not as wanted and no others.
+func TestBriefTable(t *testing.T) {
+	good := finish(t, seal(t, sampleHistory(2), sampleEvidence("node-kill", goodClaims()...)))
+	bad := good
+	bad.Evidence.Scenario, bad.Status, bad.Claims = "partition", reports.StatusFail, slices.Clone(good.Claims)
+	bad.Claims[0].Satisfied, bad.Claims[0].Result.Verdict, bad.Claims[0].Result.Code = false, check.Fail, "acked-missing"
+	lines := strings.Split(strings.TrimSpace(reports.Table([]reports.Proof{good, bad}, reports.Brief)), "\n")
+	if len(lines) != 7 { // head, rule, one, two, its claim, nothing, summary
+		t.Fatalf("%d lines:\n%s", len(lines), strings.Join(lines, "\n"))
+	}
+	for i, want := range map[int][]string{
+		2: {"node-kill", " hold", "PASS", " ops", "fired", "damaged copies caught"},
+		3: {"partition", "as wanted", "FAIL", "make chaos SCENARIO=node-kill"},
+		4: {bad.Claims[0].Claim.ID, "FAIL", "acked-missing"},
+	} {
+		for _, w := range want {
+			if !strings.Contains(lines[i], w) {
+				t.Errorf("line %d does not say %q: %s", i, w, lines[i])
+			}
+		}
 	}
 }
 

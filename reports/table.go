@@ -37,11 +37,20 @@ type row struct {
 	tone  string
 }
 
+// Detail is how much the table of proofs says of those that pass.
+type Detail bool
+
+// What a table can show.
+const (
+	Claims Detail = false // every claim of every proof
+	Brief  Detail = true  // a line for each proof, and the claims of a proof that are not as wanted
+)
+
 // Table is the plain-text table of proofs, for files and logs: no colours, at most 160 columns.
-func Table(proofs []Proof) string { return renderTable(proofs, maxTableWidth, false) }
+func Table(proofs []Proof, d Detail) string { return renderTable(proofs, maxTableWidth, false, d) }
 
 // PrintTable writes the table to w: in colours and at the terminal's width where w is a terminal and NO_COLOR is not set.
-func PrintTable(w io.Writer, proofs []Proof) error {
+func PrintTable(w io.Writer, proofs []Proof, d Detail) error {
 	width, colour := maxTableWidth, false
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
@@ -49,21 +58,25 @@ func PrintTable(w io.Writer, proofs []Proof) error {
 			width = cols
 		}
 	}
-	if _, err := io.WriteString(w, renderTable(proofs, width, colour)); err != nil {
+	if _, err := io.WriteString(w, renderTable(proofs, width, colour, d)); err != nil {
 		return fmt.Errorf("print table: %w", err)
 	}
 	return nil
 }
 
-func renderTable(proofs []Proof, width int, colour bool) string {
+func renderTable(proofs []Proof, width int, colour bool, d Detail) string {
 	rows := []row{{cells: [6]string{"SCENARIO", "CLAIM", "VERDICT", "FIGURES", "SEED", "RUN AGAIN"}}}
 	for _, p := range proofs {
-		rows = append(rows, proofRows(p)...)
+		if d == Brief {
+			rows = append(rows, briefRows(p)...)
+		} else {
+			rows = append(rows, proofRows(p)...)
+		}
 	}
 	w := columnWidths(rows, min(max(width, minTableWidth), maxTableWidth))
 	var b strings.Builder
 	for i, r := range rows {
-		if i > 0 && r.cells[0] != "" {
+		if i > 0 && r.cells[0] != "" && (d == Claims || i == 1) {
 			b.WriteString(paint(strings.Repeat("-", sum(w)+2*(len(w)-1)), ansiMuted, colour) + "\n")
 		}
 		b.WriteString(r.line(w, colour) + "\n")
@@ -115,6 +128,38 @@ func proofRows(p Proof) []row {
 	rows[0].cells[4] = strconv.FormatUint(p.Evidence.Seed, 10)
 	rows[0].cells[5] = p.Evidence.Command
 	return rows
+}
+
+// briefRows is one line for a proof, and one for each of its claims that is not as wanted.
+func briefRows(p Proof) []row {
+	t := count(p)
+	var rest []row
+	for _, j := range p.Claims {
+		if word, tone := verdictWord(j, p.Evidence.NotRun != ""); !j.Satisfied && p.Evidence.NotRun == "" {
+			rest = append(rest, row{[6]string{"", j.Claim.ID, word, figuresText(j), "", ""}, tone})
+		}
+	}
+	figures := []string{thousands(p.Ops) + " ops"}
+	if t.fired > 0 {
+		figures = append(figures, plural(t.fired, "control")+" fired")
+	}
+	if n := t.caught + t.missed; n > 0 {
+		figures = append(figures, fmt.Sprintf("%d of %d damaged copies caught", t.caught, n))
+	}
+	again := ""
+	if p.Status != StatusPass {
+		again = p.Evidence.Command
+	}
+	if p.Status == StatusNotRun || len(p.Evidence.Errors) > 0 {
+		figures = []string{p.Why}
+	}
+	held := fmt.Sprintf("%d hold", t.total-len(rest)-t.fired)
+	if len(rest) > 0 {
+		held = fmt.Sprintf("%d of %d as wanted", t.total-len(rest), t.total)
+	}
+	first := row{[6]string{title(p.Evidence), held, strings.ToUpper(strings.ReplaceAll(string(p.Status), "-", " ")), strings.Join(figures, ", "),
+		strconv.FormatUint(p.Evidence.Seed, 10), again}, statusTone(p.Status)}
+	return append([]row{first}, rest...)
 }
 
 // verdictWord is what the table and the reports call a claim's result.

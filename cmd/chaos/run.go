@@ -34,7 +34,7 @@ type runFlags struct {
 	previous                          string // file of the build that upgrades begin with; "" builds one
 	seed                              uint64
 	procs                             int
-	full, json                        bool
+	full, json, claims                bool
 	seeded                            bool // the seed was given; 0 is one
 	nemesis                           scenarios.Nemesis
 	dryRun                            bool
@@ -83,6 +83,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.full, "full", false, "the whole product of cases where the default is a sample")
 	fl.StringVar(&f.backend, "backend", "auto", "docker, process, or auto: docker where an engine answers")
 	fl.StringVar(&f.sync, "sync", "", "sync policy of JetStream: always (default) or an interval such as 2m")
+	fl.BoolVar(&f.claims, "claims", false, fmt.Sprintf("print every claim of every scenario, also when more than %d were run", fewProofs))
 	fl.BoolVar(&f.json, "json", false, "progress and result as JSON lines on standard output")
 	f.addNemesis(fl)
 	fl.StringVar(&f.previous, "previous", "", "binary that upgrades to the system under test begin with, such as the release in production (default: this tree around nats-server "+subject.PreviousServer+")")
@@ -345,6 +346,9 @@ func (s *session) clearOut() error {
 	return nil
 }
 
+// fewProofs are so many that a table with every claim is still read.
+const fewProofs = 3
+
 // report reads the bundles back, writes the index and says how it went.
 func (s *session) report(ctx context.Context, runErr error, took time.Duration) ([]reports.Proof, error) {
 	proofs, missing := s.readProofs()
@@ -356,7 +360,13 @@ func (s *session) report(ctx context.Context, runErr error, took time.Duration) 
 			return proofs, fmt.Errorf("print result: %w", err)
 		}
 	} else {
-		_, _ = fmt.Fprintf(s.out, "\n%s\n%d scenarios in %v; index: %s\n", reports.Table(proofs), len(proofs), took.Round(time.Second), filepath.Join(s.flags.out, "index.html"))
+		detail := reports.Claims
+		if len(proofs) > fewProofs && !s.flags.claims {
+			detail = reports.Brief
+		}
+		_, _ = fmt.Fprintln(s.out)
+		_ = reports.PrintTable(s.out, proofs, detail)
+		_, _ = fmt.Fprintf(s.out, "\n%d scenarios in %v; index: %s\n", len(proofs), took.Round(time.Second), filepath.Join(s.flags.out, "index.html"))
 	}
 	return proofs, verdict(ctx, s, proofs, missing, errors.Join(runErr, idxErr))
 }
