@@ -72,7 +72,7 @@ func basicLoad(p *Plan, orders *workload.Streams) []workload.Workload {
 func dataplaneLoad() []workload.Workload {
 	return []workload.Workload{
 		streamLoad(), kvLoad(),
-		&workload.PullConsumer{Target: ordersStream, Durable: "billing", Clients: 3, Replicas: 3, AckWait: pullAckWait, Timeout: opTimeout},
+		ackers(),
 		&workload.OrderedConsumer{Target: ordersStream, Clients: 3, Heartbeat: time.Second},
 		&workload.Watcher{Target: ordersBucket, Clients: 3, Heartbeat: time.Second},
 		&workload.Subscribers{Subject: coreSubject, Clients: 3},

@@ -53,7 +53,8 @@ func TrackRecord() []Bug {
 		streamVanishes(), casNotSerialized(), streamForgotten(), kvDiverges(),
 		damagedBlock("7549-flip", "one flipped bit in a block hides acked messages, silently", faults.BitFlip(flipAt)),
 		damagedBlock("7549-truncate", "a block that is cut short hides acked messages, silently", faults.Truncate(flipAt)),
-		damagedMeta(), powerLost(), powerSplit(), casOnAbsent(), streamEdited(), healthzAlone(), staleDirectReads(), rollupErases(), appendStops(),
+		damagedMeta(), powerLost(), powerSplit(), casOnAbsent(), streamEdited(), firstSequencePurged(), acksForgotten(), leaderStaysBehind(), healthzAlone(), staleDirectReads(),
+		rollupErases(), appendStops(),
 	}
 }
 

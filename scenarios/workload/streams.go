@@ -32,6 +32,7 @@ type Streams struct {
 	Label        string        // of the clients; "" means "pub"
 	Target       string        // the stream; "" means "ORDERS"
 	Subjects     []string      // it stores; nil means "orders.>". Publisher i uses the first one, with ">" or "*" replaced by "p<i>".
+	FirstSeq     uint64        // the first sequence that it gives; 0 means 1
 	Replicas     int           // 0 means 3, or fewer where there are fewer nodes
 	Publishers   int           // 0 means 3; publisher i sits on node i modulo their number
 	Rate         float64       // messages a second and publisher, open loop; 0 means 50
@@ -88,7 +89,7 @@ func (w *Streams) Setup(ctx context.Context, e *Env) error {
 	}
 	return w.clients[0].ensureStream(ctx, jetstream.StreamConfig{
 		Name: w.Target, Subjects: w.Subjects, Replicas: w.Replicas, Storage: jetstream.FileStorage, Retention: w.Retention,
-		Duplicates: dedupWindow, AllowDirect: false,
+		Duplicates: dedupWindow, AllowDirect: false, FirstSeq: w.FirstSeq,
 	})
 }
 

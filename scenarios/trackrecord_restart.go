@@ -1,0 +1,114 @@
+package scenarios
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/unibus/unibus/faults"
+	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/reports/check"
+	"github.com/unibus/unibus/scenarios/workload"
+	"github.com/unibus/unibus/sut/cluster"
+)
+
+// Settings of the scenarios in which nodes only stop and start, or only lose a link.
+const (
+	customFirst = 1000             // the sequence that a stream begins with
+	cutFor      = 12 * time.Second // a leader that is cut off notices it after 10 s by nats-server's own clock
+)
+
+// firstSequencePurged: a restarted node takes the first sequence that the stream was made with for an order to purge.
+func firstSequencePurged() Bug {
+	return Bug{
+		ID: "6753", Title: "a stream with a first sequence of its own is empty after a polite restart", Source: "nats-io/nats-server#6753",
+		Bad: []string{"v2.11.0"}, Clean: []string{"v2.11.1", "v2.15.2"},
+		Signs: []Sign{{"stream-intact", []string{check.CodeAckedMissing}}, {"stream-known", []string{check.CodeStreamReset}}},
+		Scenario: Scenario{
+			Name: trackPrefix + "6753", Family: trackFamily, Only: cluster.NATSServer, Seconds: 30,
+			Doc:   "an R3 stream that begins at sequence 1000, all nodes stopped politely and started again: every acked message must still be there",
+			Needs: []cluster.Capability{cluster.CapLifecycle},
+			Steps: func(*Plan) []Step {
+				load := streamLoad()
+				load.FirstSeq = customFirst
+				return []Step{
+					startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(150, opsWithin), inspect(observedBefore, ordersStream), pauseLoad(),
+					mark("restart"), stopAll(syscall.SIGTERM), startApart(), mark("restart-end"), awaitHealthy(healthyWithin), calm("all three again", calmWithin),
+					inspect(observedAfter, ordersStream), drainResting(askWithin),
+				}
+			},
+			Claims: func(*Run) []reports.Claim {
+				return []reports.Claim{
+					streamIntact(100), knownStream(ordersStream),
+					exercised(check.Preconditions{MinOps: 100, Marks: []string{"restart", "restart-end"}, Drained: []string{ordersStream}}),
+				}
+			},
+		},
+	}
+}
+
+// leaderStaysBehind: a leader that was cut off with entries of its own drops them one by one, every two seconds, before it takes what the others have.
+func leaderStaysBehind() Bug {
+	return Bug{
+		ID: "catch-up", Title: "a leader that was cut off while clients still reached it stays behind for minutes after the heal", Source: "found with this harness",
+		Bad: []string{"v2.15.2", "v2.14.6"}, Clean: []string{"v2.14.5", membershipdVersion},
+		Signs: []Sign{{"replicas-alike", []string{check.CodeReplicasDiffer}}},
+		Scenario: Scenario{
+			Name: trackPrefix + "catch-up", Family: trackFamily, Seconds: 75,
+			Doc:   "the leader of a stream is cut off from both peers for 12 s while clients publish to every node: 30 s after the heal the three copies must be alike",
+			Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork},
+			Steps: func(*Plan) []Step {
+				return []Step{
+					startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), moreOps(100, opsWithin),
+					inject("cut", faults.Isolate, faults.Leader(ordersCopies)), mark("cut"), hold("cut off", cutFor), mark("cut-end"), heal("cut"),
+					awaitHealthy(healthyWithin), pauseLoad(), calm("after the heal", healthyWithin), drainResting(askWithin),
+				}
+			},
+			Claims: func(*Run) []reports.Claim {
+				return []reports.Claim{
+					claim("replicas-alike", "The three nodes' own files, read offline with every checksum, hold the same messages.",
+						check.ReplicaAgreement{Targets: []string{ordersCopies}, Source: "blocks", Nodes: 3, AllowDeleted: true}),
+					streamIntact(150), faultsInForce(1),
+					exercised(check.Preconditions{MinOps: 200, Marks: []string{"cut", "cut-end"}, Drained: []string{ordersStream}}),
+				}
+			},
+		},
+	}
+}
+
+// acksForgotten: what a consumer knows is written now and then, and synced later, whatever the sync policy of its stream.
+func acksForgotten() Bug {
+	return Bug{
+		ID: "8036", Title: "messages whose ack was confirmed are delivered again after a power failure, even with sync always", Source: "nats-io/nats-server#8036",
+		Bad:      []string{"v2.15.2"},
+		Signs:    []Sign{{"acks-kept", []string{check.CodeRedelivered}}},
+		Scenario: acksScenario(),
+	}
+}
+
+// ackers are the clients of one durable consumer that confirms its acks.
+func ackers() *workload.PullConsumer {
+	return &workload.PullConsumer{Target: ordersStream, Durable: "billing", Clients: 3, Replicas: 3, AckWait: pullAckWait, Timeout: opTimeout}
+}
+
+func acksScenario() Scenario {
+	return Scenario{
+		Name: trackPrefix + "8036", Family: trackFamily, Seconds: 60,
+		Doc:   "the power of all nodes fails while an R3 pull consumer acks and has its acks confirmed: what was confirmed must not be delivered again",
+		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapPowerFail},
+		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
+		Steps: func(*Plan) []Step {
+			return []Step{
+				startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad(), ackers()), moreOps(400, opsWithin), pauseLoad(),
+				hold("the last acks", 3*time.Second), mark("cut"), powerFail("cut", faults.All(), allLost), hold("without power", darkFor), heal("cut"), mark("cut-end"),
+				awaitHealthy(healthyWithin), calm("after the power failure", calmWithin), resumeLoad(), moreOps(100, afterwards), hold("the last deliveries", 3*time.Second), stopLoad(),
+			}
+		},
+		Claims: func(*Run) []reports.Claim {
+			return []reports.Claim{
+				claim("acks-kept", "Nothing is delivered again after its ack was confirmed.", check.Consumers{Target: ordersStream, Kinds: []string{"pull"}, MinDeliveries: 200}),
+				streamIntact(100), faultsInForce(1),
+				exercised(check.Preconditions{MinOps: 300, Marks: []string{"cut", "cut-end"}, Drained: []string{ordersStream}}),
+			}
+		},
+	}
+}
