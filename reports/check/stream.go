@@ -16,6 +16,7 @@ import (
 type StreamAccounting struct {
 	Target   string `json:"target"`              // the stream, as in Op.Target
 	MinAcked int    `json:"min_acked,omitempty"` // fewer acked messages are Inconclusive; 0 means 1
+	First    uint64 `json:"first,omitempty"`     // the sequence that the stream was made to begin with; 0 means 1
 }
 
 // message is everything that the record says of one message id.
@@ -33,6 +34,7 @@ type message struct {
 // ledger is the accounting of one stream.
 type ledger struct {
 	target  string
+	first   uint64 // see StreamAccounting
 	rb      readback
 	msgs    []message
 	ids     map[string]int32 // message id -> index into msgs
@@ -55,6 +57,7 @@ func (c StreamAccounting) Check(h *history.History) Result {
 		return inconclusive(nil, CodeBadRecord, "What was read back from %s is not in the order of its sequences.", c.Target)
 	}
 	l := newLedger(h, c.Target, rb)
+	l.first = c.First
 	if r, bad := l.unusable(h); bad {
 		return r
 	}
@@ -288,18 +291,19 @@ func overtaken(sent []*message, v *violation) {
 	}
 }
 
-// gaps counts the sequences from 1 on that the stream does not have.
+// gaps counts the sequences from the stream's first on that it does not have.
 func (l *ledger) gaps() violation {
 	v := violation{code: CodeSequenceGap, promise: promiseLog}
 	last := l.rb.drain.Last
 	if n := len(l.rb.items); n > 0 {
 		last = max(last, l.rb.items[n-1].Seq)
 	}
-	if absent := last - uint64(len(l.rb.items)); last >= uint64(len(l.rb.items)) {
+	before := max(l.first, 1) - 1
+	if absent := last - before - uint64(len(l.rb.items)); last >= before+uint64(len(l.rb.items)) {
 		v.count = int(min(absent, math.MaxInt32))
 	}
 	v.count = max(v.count, l.rb.drain.Missing)
-	next := uint64(1)
+	next := before + 1
 	for i := range l.rb.items {
 		if seq := l.rb.items[i].Seq; seq != next {
 			v.seen.add(l.rb.drain.At, nil, "sequences %d to %d are not there", next, seq-1)
@@ -310,6 +314,6 @@ func (l *ledger) gaps() violation {
 	if next <= last {
 		v.seen.add(l.rb.drain.At, nil, "sequences %d to %d are not there", next, last)
 	}
-	v.reason = fmt.Sprintf("%d of the %d sequences of %s are not there (its leader admits %d), though nothing is ever deleted from it.", v.count, last, l.target, l.rb.drain.Missing)
+	v.reason = fmt.Sprintf("%d of the %d sequences of %s are not there (its leader admits %d), though nothing is ever deleted from it.", v.count, last-min(before, last), l.target, l.rb.drain.Missing)
 	return v
 }
