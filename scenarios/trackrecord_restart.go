@@ -21,7 +21,7 @@ const (
 func firstSequencePurged() Bug {
 	return Bug{
 		ID: "6753", Title: "a stream with a first sequence of its own is empty after a polite restart", Source: "nats-io/nats-server#6753",
-		Bad: []string{"v2.11.0"}, Clean: []string{"v2.11.1", "v2.15.2"},
+		Bad: []string{"v2.11.1"}, Clean: []string{"v2.11.2", "v2.15.2"},
 		Signs: []Sign{{"stream-intact", []string{check.CodeAckedMissing}}, {"stream-known", []string{check.CodeStreamReset}}},
 		Scenario: Scenario{
 			Name: trackPrefix + "6753", Family: trackFamily, Only: cluster.NATSServer, Seconds: 30,
@@ -38,7 +38,9 @@ func firstSequencePurged() Bug {
 			},
 			Claims: func(*Run) []reports.Claim {
 				return []reports.Claim{
-					streamIntact(100), knownStream(ordersStream),
+					claim("stream-intact", "Nothing acked is lost, and the stream still begins where it was made to begin.",
+						check.StreamAccounting{Target: ordersStream, MinAcked: 100, First: customFirst}),
+					knownStream(ordersStream),
 					exercised(check.Preconditions{MinOps: 100, Marks: []string{"restart", "restart-end"}, Drained: []string{ordersStream}}),
 				}
 			},
