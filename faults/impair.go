@@ -322,20 +322,27 @@ func (s sight) impaired(i agent.Impairment) finding {
 	return f
 }
 
-// sprayBeside measures the links that are not impaired: they must not show what the others do.
+// besideTries is how often links that are not impaired may look as if they were: a machine that is busy for a moment is slow everywhere.
+const besideTries = 4
+
+// sprayBeside measures the links that are not impaired: they must not show what the others do. One look at which they do not is enough, since a link
+// that is impaired is so at every look.
 func (f *partition) sprayBeside(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
 	links, err := f.openLinks(c, exclude)
 	if err != nil || len(links) == 0 {
 		return Observation{}, false, err
 	}
-	got, err := sprayLinks(ctx, links, f.ask.Impairment)
-	if err != nil {
-		return Observation{}, false, err
+	var o Observation
+	for try := 1; try == 1 || o.InForce && try <= besideTries; try++ {
+		got, err := sprayLinks(ctx, links, f.ask.Impairment)
+		if err != nil {
+			return Observation{}, false, err
+		}
+		o = Observation{Figures: map[string]float64{"looks": float64(try)}}
+		got.figures(o.Figures)
+		shows, words := got.shows(f.ask.Impairment)
+		o.InForce = shows || got.received == 0
+		o.Detail = "over unaffected links: " + words
 	}
-	o := Observation{Figures: map[string]float64{}}
-	got.figures(o.Figures)
-	shows, words := got.shows(f.ask.Impairment)
-	o.InForce = shows || got.received == 0
-	o.Detail = "over unaffected links: " + words
 	return o, true, nil
 }

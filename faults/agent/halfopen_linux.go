@@ -20,6 +20,9 @@ import (
 const (
 	// witnessBound is how long a witness may take to be connected.
 	witnessBound = time.Second
+	// witnessPatience is for a daemon that was started a moment ago to listen, asked every witnessEvery.
+	witnessPatience = 3 * time.Second
+	witnessEvery    = 20 * time.Millisecond
 	// stateEstablished is a connection's state in /proc/net/tcp.
 	stateEstablished = "01"
 )
@@ -51,7 +54,7 @@ func cutOff(peers []netip.Addr, port int) ([]witness, []connection, error) {
 	}
 	d := net.Dialer{Timeout: witnessBound, KeepAlive: -1}
 	for _, p := range peers {
-		conn, err := d.Dial("tcp4", netip.AddrPortFrom(p, uint16(port)).String()) //nolint:gosec // checked
+		conn, err := dialListening(d, netip.AddrPortFrom(p, uint16(port)).String()) //nolint:gosec // checked
 		if err != nil {
 			return fail(fmt.Errorf("connect a witness: %w", err))
 		}
@@ -62,6 +65,18 @@ func cutOff(peers []netip.Addr, port int) ([]witness, []connection, error) {
 		return fail(err)
 	}
 	return ws, conns, nil
+}
+
+// dialListening tries again while the peer refuses: a daemon that has just been started listens a little later.
+func dialListening(d net.Dialer, address string) (net.Conn, error) {
+	tick := time.NewTicker(witnessEvery)
+	defer tick.Stop()
+	for began := time.Now(); ; <-tick.C {
+		conn, err := d.Dial("tcp4", address)
+		if err == nil || !errors.Is(err, unix.ECONNREFUSED) || time.Since(began) > witnessPatience {
+			return conn, err
+		}
+	}
 }
 
 // probe sends a byte, and is 1 when something that was sent is not acknowledged.

@@ -1,10 +1,12 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/unibus/unibus/reports/history"
 )
@@ -209,6 +211,8 @@ type HealthTruth struct {
 const (
 	defaultTruthGrace  = 5.0
 	defaultTruthWrites = 3
+	// idleTries is for how long no client may be trying to write before it counts as rest: at most clients wait a second between two attempts.
+	idleTries = int64(time.Second)
 )
 
 // outage is a stretch without an acked write, with the invocations of the writes that came back in it without success: ascending, by target.
@@ -265,8 +269,9 @@ func (c HealthTruth) Check(h *history.History) Result {
 	return passed(figures, "None of %d samples in %d outages (of %d samples in all) said ready while no client could write.", in, len(outages), total)
 }
 
-// outages lists the stretches without an acked write that are longer than the grace, and how many writes were attempted. The targets of an
-// outage are those that were ever acked in the window, or all that were tried when none was.
+// outages lists the stretches in which clients tried to write all the time and no write was acked, longer than the grace, and how many writes were
+// attempted. Where nobody tried for longer than idleTries there is no outage: it ends, and another one may begin with the next attempt. The targets
+// of an outage are those that were ever acked in the window, or all that were tried when none was.
 func (c HealthTruth) outages(h *history.History, w span) ([]outage, int) {
 	f := newFilter(nil, c.Targets)
 	var acks []int64
@@ -288,22 +293,31 @@ func (c HealthTruth) outages(h *history.History, w span) ([]outage, int) {
 		}
 	}
 	slices.Sort(acks)
+	// since is from when on an attempt shows that nobody could write: its invocation, or the last ack that others got before it came back.
+	since := func(op *history.Op) int64 {
+		i, _ := slices.BinarySearch(acks, op.Complete)
+		if i == 0 {
+			return op.Invoke
+		}
+		return max(op.Invoke, acks[i-1])
+	}
+	slices.SortFunc(vain, func(a, b *history.Op) int { return cmp.Compare(since(a), since(b)) })
 	var out []outage
-	last := w.from
-	for _, t := range append(acks, w.to) {
-		if t-last > c.grace() {
-			out = append(out, outage{span: span{last, t}})
-		}
-		last = t
-	}
-	for i := range out {
-		out[i].tried = map[string][]int64{}
-		for target := range targets {
-			out[i].tried[target] = nil
-		}
-	}
 	for _, op := range vain {
-		if o := around(out, op.Invoke); o != nil && op.Complete <= o.to && (len(acks) == 0 || targets[op.Target]) {
+		from := since(op)
+		next, _ := slices.BinarySearch(acks, from+1) // the first ack after that; none came before the attempt ended
+		if n := len(out); n == 0 || from > out[n-1].to+idleTries || next > 0 && acks[next-1] > out[n-1].from {
+			out = append(out, outage{span: span{from, from}, tried: map[string][]int64{}})
+			for target := range targets {
+				out[n].tried[target] = nil
+			}
+		}
+		o := &out[len(out)-1]
+		o.to = max(o.to, op.Complete)
+		if next < len(acks) && acks[next] <= o.to+idleTries {
+			o.to = acks[next] // served again
+		}
+		if op.Invoke >= o.from && (len(acks) == 0 || targets[op.Target]) {
 			o.tried[op.Target] = append(o.tried[op.Target], op.Invoke)
 		}
 	}
@@ -312,7 +326,7 @@ func (c HealthTruth) outages(h *history.History, w span) ([]outage, int) {
 			slices.Sort(t)
 		}
 	}
-	return out, tried
+	return slices.DeleteFunc(out, func(o outage) bool { return o.to-o.from <= c.grace() }), tried
 }
 
 func (c HealthTruth) grace() int64 { return nanos(orDefault(c.GraceSeconds, defaultTruthGrace)) }

@@ -240,6 +240,10 @@ func TestHealthTruth(t *testing.T) {
 		}
 		return o
 	}
+	// The load rests from 10 s on and tries again shortly before others can write.
+	rested := slices.DeleteFunc(writes(), func(op history.Op) bool { return op.Outcome != history.OK && op.Invoke < 18_400*ms })
+	// One client waits for its answer from before the outage on, others try at its end only.
+	hung := append(slices.Clone(rested), at(failed(pub("v", 0)), 9_000, 19_990))
 	quiet := slices.DeleteFunc(writes(), func(op history.Op) bool { return op.Outcome != history.OK })
 	runTable(t, []tableCase{
 		{"honest", c, mk(writes(), polls("n1", 0, 10_000, 200, ""), polls("n1", 10_000, 20_000, 503, ""), polls("n1", 20_000, 30_000, 200, "")), pass},
@@ -251,6 +255,9 @@ func TestHealthTruth(t *testing.T) {
 		{"ready before the last of the streams has a leader", c, mk(slices.Concat(writes(), second(11_000)), polls("n1", 11_500, 30_000, 200, "")), pass},
 		{"nobody tried the other stream", c, mk(slices.Concat(writes(), second(0)), polls("n1", 0, 30_000, 200, "")), pass},
 		{"neither stream can be written", c, mk(slices.Concat(writes(), second(15_000)), polls("n1", 0, 30_000, 200, "")), fail(check.CodeReadyUnwritten)},
+		{"nobody tried for most of the time", c, mk(rested, polls("n1", 0, 30_000, 200, "")), pass},
+		{"tried again and again after a rest", c, mk(slices.Concat(rested, writes()[24:40]), polls("n1", 0, 30_000, 200, "")), fail(check.CodeReadyUnwritten)},
+		{"one attempt hung for the whole outage, others came late", c, mk(hung, polls("n1", 0, 30_000, 200, "")), fail(check.CodeReadyUnwritten)},
 		{"nobody could write at all", c, mk(writes()[20:40], polls("n1", 0, 20_000, 200, "")), fail(check.CodeReadyUnwritten)},
 		{"no samples", c, mk(writes()), open(check.CodeTooFewSamples)},
 		{"too few", check.HealthTruth{MinSamples: 1000}, mk(writes(), polls("n1", 0, 10_000, 200, "")), open(check.CodeTooFewSamples)},
