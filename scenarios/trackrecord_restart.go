@@ -55,7 +55,7 @@ func firstSequencePurged() Bug {
 func leaderStaysBehind() Bug {
 	return Bug{
 		ID: "catch-up", Title: "a leader that was cut off while clients still reached it stays behind for minutes after the heal", Source: "found with this harness",
-		Bad: []string{"v2.15.2", "v2.14.6"}, Clean: []string{"v2.14.5", membershipdVersion},
+		Bad: []string{"v2.15.2"}, Clean: []string{membershipdVersion},
 		Signs: []Sign{{"replicas-alike", []string{check.CodeReplicasDiffer}}},
 		Scenario: Scenario{
 			Name: trackPrefix + "catch-up", Family: trackFamily, Seconds: 80,

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/unibus/unibus/reports/history"
-	"github.com/unibus/unibus/store"
+	"github.com/unibus/unibus/sut/store"
 )
 
 // Source is how a record of a run names copies that were read from files.

@@ -15,8 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/unibus/unibus/store"
 	"github.com/unibus/unibus/sut/membershipd/health"
+	"github.com/unibus/unibus/sut/store"
 )
 
 // What a node does when the audit of its store, before every start, finds damage.

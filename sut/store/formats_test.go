@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/unibus/unibus/store"
+	"github.com/unibus/unibus/sut/store"
 )
 
 // A fill makes a stream and puts something into it. It returns the stream's name.

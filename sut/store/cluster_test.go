@@ -15,8 +15,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/unibus/unibus/reports/replicas"
-	"github.com/unibus/unibus/store"
 	"github.com/unibus/unibus/sut/loopback"
+	"github.com/unibus/unibus/sut/store"
 )
 
 // freePorts reserves ports of 127.0.0.1 for this test.

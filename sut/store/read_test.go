@@ -9,7 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/unibus/unibus/store"
+	"github.com/unibus/unibus/sut/store"
 )
 
 // The stream of the tests with blocks of full size.

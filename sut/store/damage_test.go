@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/unibus/unibus/reports/replicas"
-	"github.com/unibus/unibus/store"
+	"github.com/unibus/unibus/sut/store"
 )
 
 // The stream that the tests of damage break: 32,000 byte blocks, records of damageRecord bytes, the sequence is the place.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/unibus/unibus/store"
+	"github.com/unibus/unibus/sut/store"
 )
 
 func auditOf(t *testing.T, root string) store.Audited {
