@@ -2,6 +2,8 @@ package docker
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -17,7 +19,46 @@ const (
 	groupsDir  = "/cgroups"
 )
 
-var _ cluster.Resourced = (*pod)(nil)
+const (
+	// exhaustBound is how long a daemon may live on with hardly any memory left to it, on a loaded machine.
+	exhaustBound = 30 * time.Second
+)
+
+var (
+	_ cluster.Resourced     = (*pod)(nil)
+	_ cluster.MemoryLimited = (*pod)(nil)
+)
+
+// noMemory is why the memory of daemons cannot be limited, or "".
+func noMemory() string {
+	if elsewhere() {
+		return "the engine does not run on this host: the agent is not given its control groups"
+	}
+	for _, at := range []string{"memory", "cgroup.controllers"} {
+		if _, err := os.Stat(filepath.Join(hostGroups, at)); err == nil {
+			return ""
+		}
+	}
+	return "this host has no control groups of memory in " + hostGroups
+}
+
+// ExhaustMemory implements cluster.MemoryLimited. The agent lowers the limit and counts what the kernel does: through the engine, which knows no such count, it
+// would take several times as long.
+func (p *pod) ExhaustMemory(ctx context.Context) (cluster.Exhausted, error) {
+	ctx, cancel := context.WithTimeout(ctx, exhaustBound)
+	defer cancel()
+	p.mu.Lock()
+	life := p.lives
+	p.mu.Unlock()
+	var r agent.ExhaustResult
+	err := p.ctl.Call(ctx, agent.MethodExhaust, agent.ExhaustParams{BoundMS: int(exhaustBound.Milliseconds()) / 2}, &r)
+	if r.Kills > 0 {
+		p.mu.Lock()
+		p.starved = p.lives == life // not when it was started again meanwhile
+		p.mu.Unlock()
+	}
+	return cluster.Exhausted{Kills: r.Kills, Usage: r.Usage, Limit: r.Limit, Failed: r.Failed, Took: time.Duration(r.TookMS * float64(time.Millisecond))}, err
+}
 
 // bindGroups lets the agent see the control groups as the host does. It changes that of its own pod's daemon and no other: see package agent. The engine could do
 // the same, but takes 50 ms and more to set a limit, and seconds to tell what came of it.

@@ -71,6 +71,7 @@ type pod struct {
 	started time.Time
 	lives   int
 	killed  bool     // the agent saw the last life end by its SIGKILL
+	starved bool     // the agent saw the kernel kill the last life for want of memory
 	retired []string // containers of earlier builds, see Replace
 }
 
@@ -419,7 +420,7 @@ func (p *pod) look(ctx context.Context) (s cluster.State, settled bool, err erro
 	}
 	p.mu.Lock()
 	s = cluster.State{Running: pr.Running, Paused: pr.Paused, PID: pr.PID, StartTime: pr.StartTime, Started: p.started, ExitCode: -1}
-	lives, killed := p.lives, p.killed
+	lives, killed, starved := p.lives, p.killed || p.starved, p.starved
 	p.mu.Unlock()
 	if pr.Running || lives == 0 {
 		return s, true, nil
@@ -429,10 +430,10 @@ func (p *pod) look(ctx context.Context) (s cluster.State, settled bool, err erro
 	case err != nil:
 		return s, false, err
 	case !st.Running:
-		s.ExitCode = st.ExitCode
+		s.ExitCode, s.OOMKilled = st.ExitCode, st.OOMKilled || starved
 		return s, true, nil
 	case killed: // seen from inside, tens of milliseconds before the engine knows the same
-		s.ExitCode = 128 + int(syscall.SIGKILL)
+		s.ExitCode, s.OOMKilled = 128+int(syscall.SIGKILL), starved
 		return s, true, nil
 	default:
 		return s, false, nil
@@ -459,7 +460,7 @@ func (p *pod) Start(ctx context.Context) error {
 	p.mu.Lock()
 	p.started = time.Now()
 	p.lives++
-	p.killed = false
+	p.killed, p.starved = false, false
 	p.mu.Unlock()
 	return nil
 }

@@ -28,6 +28,9 @@ func Missing() cluster.Capabilities {
 	if why := noPower(); why != "" {
 		m[cluster.CapPowerFail], m[cluster.CapDiskFaults] = why, why
 	}
+	if why := noMemory(); why != "" {
+		m[cluster.CapMemory] = why
+	}
 	if runtime.GOARCH != "amd64" {
 		m[cluster.CapClock] = "a static program's clock can be moved on amd64 only"
 	}
@@ -41,10 +44,16 @@ func noPower() string {
 	if why := host.Unshared(); why != "" {
 		return why
 	}
-	if at := os.Getenv(client.EnvOverrideHost); runtime.GOOS != "linux" || at != "" && !strings.HasPrefix(at, "unix://") {
+	if elsewhere() {
 		return "the engine does not run on this host: its containers cannot use a file system that is served here"
 	}
 	return ""
+}
+
+// elsewhere tells whether the engine runs on another host, as far as that can be seen.
+func elsewhere() bool {
+	at := os.Getenv(client.EnvOverrideHost)
+	return runtime.GOOS != "linux" || at != "" && !strings.HasPrefix(at, "unix://")
 }
 
 // noBinary is why clusters whose power can fail cannot be had.

@@ -14,7 +14,7 @@ type Entry struct {
 // Catalogue lists all verbs.
 func Catalogue() []Entry {
 	life, net, disk := cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage
-	clock, res, sick := cluster.CapClock, cluster.CapResources, cluster.CapDiskFaults
+	clock, res, sick, mem := cluster.CapClock, cluster.CapResources, cluster.CapDiskFaults, cluster.CapMemory
 	return []Entry{
 		{"kill", "process", caps(life), "SIGKILL; healing starts the node again", Kill},
 		{"stop", "process", caps(life), "SIGTERM, and the clean exit that follows; healing starts the node again", Stop},
@@ -48,7 +48,10 @@ func Catalogue() []Entry {
 		{"ring", "network", caps(net), "each node hears a majority, no two the same; with three nodes each hears one other, and no connection works", Ring},
 		{"clock-forward", "clock", caps(clock), "the daemon's clock jumps an hour ahead", Jump(CommonJump)},
 		{"clock-back", "clock", caps(clock), "the daemon's clock jumps an hour back", Jump(-CommonJump)},
+		{"clock-strobe", "clock", caps(clock), "the daemon's clock is right, 30 s ahead, right and 30 s behind, for 250 ms each, over and over", Strobe(CommonSwing, CommonPeriod)},
+		{"clock-drift", "clock", caps(clock), "the daemon's clock runs ten per cent too fast", Drift(CommonDrift)},
 		{"starve", "resources", caps(res), "the daemon gets a twentieth of a processor, until its life ends if the agent is killed or stays frozen", Starve(StarvedCPU)},
+		{"oom-kill", "resources", caps(life, mem), "the daemon's memory limit is lowered until the kernel kills it for want of memory; healing starts the node again, without a limit", OutOfMemory},
 		{"deafen", "network", caps(net), "nothing that other nodes send reaches the node; what it sends arrives", Deafen},
 		{"mute", "network", caps(net), "nothing that the node sends reaches other nodes; what they send arrives", Mute},
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/unibus/unibus/faults/agent"
@@ -14,30 +16,62 @@ import (
 const (
 	// CommonJump is how far a clock jumps.
 	CommonJump = time.Hour
+	// CommonDrift is by how much a clock is too fast, in millionths: ten per cent, far beyond what NTP mends by slewing.
+	CommonDrift = 100_000
+	// CommonSwing is how far a strobing clock goes, ahead and back.
+	CommonSwing = 30 * time.Second
+	// CommonPeriod is how long a strobing clock stays there, and right in between.
+	CommonPeriod = 250 * time.Millisecond
+
 	// clockTolerance is by how much a node's clock may differ from what it should say: the probe asks over HTTP on a loaded machine.
 	clockTolerance = 3 * time.Second
+	// clockLook bounds how long a probe watches a clock, and clockPause is the time between two looks.
+	clockLook  = 4 * time.Second
+	clockPause = 60 * time.Millisecond
 )
 
-// skew moves the clocks of daemons.
+// skew makes the clocks of daemons wrong.
 type skew struct {
 	target
-	offset time.Duration
-	keep   keeper
+	want agent.ClockParams
+	keep keeper
 }
 
 // Jump makes a verb that moves CLOCK_REALTIME of the victims' daemons by offset, in whole seconds; their monotonic clocks go on. It is leased: see
 // package agent.
 func Jump(offset time.Duration) Verb {
-	return func(victims ...cluster.NodeID) Fault {
-		verb := fmt.Sprintf("clock(%v)", offset)
-		switch offset {
-		case CommonJump:
-			verb = "clock-forward"
-		case -CommonJump:
-			verb = "clock-back"
-		}
-		return &skew{target: newTarget(verb, victims), offset: offset}
+	verb := fmt.Sprintf("clock(%v)", offset)
+	switch offset {
+	case CommonJump:
+		verb = "clock-forward"
+	case -CommonJump:
+		verb = "clock-back"
 	}
+	return wrongClock(verb, agent.ClockParams{OffsetSeconds: int64(offset / time.Second)})
+}
+
+// Drift makes a verb that lets CLOCK_REALTIME of the victims' daemons run too fast, by millionths, or too slow for less than 0. Healing takes back what
+// has gathered, at once. It is leased as Jump is.
+func Drift(ppm int64) Verb {
+	verb := "clock-drift"
+	if ppm != CommonDrift {
+		verb = fmt.Sprintf("clock-drift(%d)", ppm)
+	}
+	return wrongClock(verb, agent.ClockParams{DriftPPM: ppm})
+}
+
+// Strobe makes a verb that lets CLOCK_REALTIME of the victims' daemons jump back and forth: for one period each it is right, swing ahead, right, swing
+// behind. Both are in whole milliseconds; a swing of less than 7 s is too small to be measured. It is leased as Jump is.
+func Strobe(swing, period time.Duration) Verb {
+	verb := "clock-strobe"
+	if swing != CommonSwing || period != CommonPeriod {
+		verb = fmt.Sprintf("clock-strobe(%v,%v)", swing, period)
+	}
+	return wrongClock(verb, agent.ClockParams{SwingMS: swing.Milliseconds(), PeriodMS: period.Milliseconds()})
+}
+
+func wrongClock(verb string, want agent.ClockParams) Verb {
+	return func(victims ...cluster.NodeID) Fault { return &skew{target: newTarget(verb, victims), want: want} }
 }
 
 // Needs lists the capabilities that a backend must have.
@@ -59,19 +93,18 @@ func (f *skew) hosts(c cluster.Cluster) ([]host, error) {
 	return hosts, nil
 }
 
-// Inject moves the clocks and keeps their lease.
+// Inject makes the clocks wrong and keeps their lease.
 func (f *skew) Inject(ctx context.Context, c cluster.Cluster) error {
 	hosts, err := f.hosts(c)
 	if err != nil {
 		return err
 	}
 	f.keep.begin(ctx, hosts)
-	return f.set(ctx, hosts, f.offset)
+	return f.set(ctx, hosts, f.want)
 }
 
-func (f *skew) set(ctx context.Context, hosts []host, offset time.Duration) error {
+func (f *skew) set(ctx context.Context, hosts []host, p agent.ClockParams) error {
 	return eachIndex(len(hosts), func(i int) error {
-		p := agent.ClockParams{OffsetSeconds: int64(offset / time.Second)}
 		return nodeError(hosts[i].id, "move clock of", hosts[i].agent.Call(ctx, agent.MethodClock, p, nil))
 	})
 }
@@ -83,10 +116,10 @@ func (f *skew) Heal(ctx context.Context, c cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	return f.set(ctx, hosts, 0)
+	return f.set(ctx, hosts, agent.ClockParams{})
 }
 
-// InForce asks each victim for the time, and its agent for the lease.
+// InForce asks each victim for the time, as often as it takes to tell one way of being wrong from another, and its agent for the lease.
 func (f *skew) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
 	return f.observe(ctx, c, f.look)
 }
@@ -100,18 +133,18 @@ func (f *skew) look(ctx context.Context, n cluster.Node) (finding, error) {
 	if err := h.agent.Call(ctx, agent.MethodClockRead, nil, &r); err != nil {
 		return finding{}, nodeError(n.ID(), "read clock of", err)
 	}
-	ahead, err := clockAhead(ctx, n)
-	if err != nil {
+	asked := time.Now()
+	var w watch
+	if err := w.until(ctx, n, func() bool { return w.enough(f.want, r.Applied) }); err != nil {
 		return finding{}, nodeError(n.ID(), "ask the time of", err)
 	}
-	fd := finding{
-		detail:  fmt.Sprintf("its clock is %v ahead of the harness's, lease %.1f s", ahead.Round(time.Millisecond), r.Remaining),
-		figures: map[string]float64{"ahead_seconds": ahead.Seconds(), "lease_seconds": r.Remaining},
-	}
+	fd := finding{detail: fmt.Sprintf("%s, lease %.1f s", w.sentence(f.want), r.Remaining), figures: w.figures()}
+	fd.figures["lease_seconds"] = r.Remaining
 	switch {
-	case r.Applied && near(ahead, f.offset):
+	case r.Applied && r.ClockParams == f.want && w.shows(f.want):
 		fd.presence = full
-	case r.Applied || !near(ahead, 0):
+		fd.ago = time.Duration(r.SinceMS*float64(time.Millisecond)) + time.Since(asked)
+	case r.Applied || !w.right():
 		fd.presence = part
 	}
 	return fd, nil
@@ -119,21 +152,151 @@ func (f *skew) look(ctx context.Context, n cluster.Node) (finding, error) {
 
 func near(got, want time.Duration) bool { return (got - want).Abs() <= clockTolerance }
 
-// clockAhead is by how much the daemon's clock is ahead, as nats-server's own monitoring says the time.
-func clockAhead(ctx context.Context, n cluster.Node) (time.Duration, error) {
+// reading is what a daemon's clock said once: between least and most ahead of the harness's, as the answer was made between question and answer.
+type reading struct {
+	at          time.Time
+	least, most time.Duration
+}
+
+func (r reading) middle() time.Duration { return (r.least + r.most) / 2 }
+
+// watch is a daemon's clock, looked at again and again.
+type watch []reading
+
+// until looks at the clock until that is enough, or clockLook or ctx is over. The error is nil once there is a reading.
+func (w *watch) until(ctx context.Context, n cluster.Node, enough func() bool) error {
+	began := time.Now()
+	for {
+		r, err := readClock(ctx, n)
+		switch {
+		case err == nil:
+			*w = append(*w, r)
+		case len(*w) == 0 || !over(ctx): // else what was read until then counts
+			return err
+		}
+		if over(ctx) || enough() || time.Since(began) > clockLook {
+			return nil
+		}
+		t := time.NewTimer(clockPause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+		case <-t.C:
+		}
+	}
+}
+
+func over(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// enough tells whether the readings can decide. A clock that nobody makes wrong is watched until it would have shown a strobe.
+func (w watch) enough(want agent.ClockParams, applied bool) bool {
+	switch {
+	case want.PeriodMS == 0 && want.DriftPPM == 0:
+		return true
+	case applied:
+		return w.shows(want)
+	case want.PeriodMS > 0:
+		return !w.right() || w.span() >= 4*time.Duration(want.PeriodMS)*time.Millisecond
+	default:
+		return true
+	}
+}
+
+func (w watch) span() time.Duration { return w[len(w)-1].at.Sub(w[0].at) }
+
+// right tells whether every reading is.
+func (w watch) right() bool {
+	return !slices.ContainsFunc(w, func(r reading) bool { return !near(r.middle(), 0) })
+}
+
+// shows tells whether the clock was seen to be wrong in that way.
+func (w watch) shows(want agent.ClockParams) bool {
+	switch {
+	case want.PeriodMS > 0:
+		at := w.strobe(want)
+		return at[0] > 0 && at[1] > 0 && at[2] > 0 && at[0]+at[1]+at[2] == len(w)
+	case want.DriftPPM != 0:
+		least, most := w.drift()
+		wanted, half := float64(want.DriftPPM), math.Abs(float64(want.DriftPPM))/2
+		return least > wanted-half && most < wanted+half
+	default:
+		last := w[len(w)-1]
+		return near(last.middle(), time.Duration(want.OffsetSeconds)*time.Second)
+	}
+}
+
+// strobe counts the readings in which the clock was behind, right and ahead.
+func (w watch) strobe(want agent.ClockParams) (at [3]int) {
+	swing := time.Duration(want.SwingMS) * time.Millisecond
+	for _, r := range w {
+		for i, where := range []time.Duration{-swing, 0, swing} {
+			if near(r.middle(), where) {
+				at[i]++
+				break
+			}
+		}
+	}
+	return at
+}
+
+// drift is by how much the clock was too fast between the first and the last reading, in millionths: at least and at most.
+func (w watch) drift() (least, most float64) {
+	first, last := w[0], w[len(w)-1]
+	span := w.span().Seconds()
+	if span <= 0 {
+		return math.Inf(-1), math.Inf(1)
+	}
+	return (last.least - first.most).Seconds() / span * 1e6, (last.most - first.least).Seconds() / span * 1e6
+}
+
+func (w watch) figures() map[string]float64 {
+	last := w[len(w)-1].middle()
+	lowest, highest := last, last
+	for _, r := range w {
+		lowest, highest = min(lowest, r.middle()), max(highest, r.middle())
+	}
+	return map[string]float64{
+		"ahead_seconds": last.Seconds(), "samples": float64(len(w)), "lowest_seconds": lowest.Seconds(), "highest_seconds": highest.Seconds(),
+		"watched_seconds": w.span().Seconds(),
+	}
+}
+
+func (w watch) sentence(want agent.ClockParams) string {
+	switch {
+	case want.PeriodMS > 0:
+		at := w.strobe(want)
+		return fmt.Sprintf("of %d looks at its clock in %v, %d were about %d ms behind, %d right and %d as much ahead",
+			len(w), w.span().Round(time.Millisecond), at[0], want.SwingMS, at[1], at[2])
+	case want.DriftPPM != 0 && len(w) > 1:
+		least, most := w.drift()
+		return fmt.Sprintf("in %v, %d looks, its clock ran %.1f to %.1f %% too fast", w.span().Round(time.Millisecond), len(w), least/1e4, most/1e4)
+	default:
+		return fmt.Sprintf("its clock is %v ahead of the harness's", w[len(w)-1].middle().Round(time.Millisecond))
+	}
+}
+
+// readClock asks the daemon for the time, as nats-server's own monitoring says it.
+func readClock(ctx context.Context, n cluster.Node) (reading, error) {
 	before := time.Now()
 	_, body, err := observe.Get(ctx, n.Endpoints().Monitor+"/varz")
 	if err != nil {
-		return 0, err
+		return reading{}, err
 	}
-	middle := before.Add(time.Since(before) / 2)
+	after := time.Now()
 	var varz struct {
 		Now time.Time `json:"now"`
 	}
 	if err := json.Unmarshal(body, &varz); err != nil || varz.Now.IsZero() {
-		return 0, fmt.Errorf("read the time from /varz: %w", err)
+		return reading{}, fmt.Errorf("read the time from /varz: %w", err)
 	}
-	return varz.Now.Sub(middle), nil
+	return reading{before.Add(after.Sub(before) / 2), varz.Now.Sub(after), varz.Now.Sub(before)}, nil
 }
 
 // Bystander asks the other nodes for the time.
@@ -147,8 +310,8 @@ func (f *skew) bystanderExcept(ctx context.Context, c cluster.Cluster, exclude [
 		return Observation{}, false, nil
 	}
 	found, err := ask(others, func(n cluster.Node) (time.Duration, error) {
-		ahead, err := clockAhead(ctx, n)
-		return ahead, nodeError(n.ID(), "ask the time of", err)
+		r, err := readClock(ctx, n)
+		return r.middle(), nodeError(n.ID(), "ask the time of", err)
 	})
 	if err != nil {
 		return Observation{}, false, err

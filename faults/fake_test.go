@@ -56,13 +56,14 @@ type fakeNode struct {
 	lives       int
 	renewals    int
 	cpu         cluster.CPU
-	wanted      int64 // offset of its clock, in seconds
-	ahead       int64 // what it is really
-	idle        bool  // it never wants to run
-	deaf        bool  // signals and limits have no effect
-	stubborn    bool  // SIGTERM has no effect
-	exitCode    int   // of a SIGKILL; 0 means 137
-	startErrs   int   // so many Starts fail first
+	wanted      agent.ClockParams // how its clock should be wrong
+	wrong       agent.ClockParams // how it is really
+	wrongSince  time.Time
+	idle        bool // it never wants to run
+	deaf        bool // signals and limits have no effect
+	stubborn    bool // SIGTERM has no effect
+	exitCode    int  // of a SIGKILL; 0 means 137
+	startErrs   int  // so many Starts fail first
 	agentErr    error
 	leaky       bool // its partitions drop nothing
 	wipesNot    bool
@@ -206,6 +207,21 @@ func (n *fakeNode) CPU(context.Context) (cluster.CPU, error) {
 	return n.cpu, nil
 }
 
+// ExhaustMemory is a kernel that kills at once.
+func (n *fakeNode) ExhaustMemory(context.Context) (cluster.Exhausted, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.deaf:
+		return cluster.Exhausted{}, nil
+	case n.exitCode != 0: // it died, but not of that
+		n.state = cluster.State{ExitCode: n.exitCode}
+	default:
+		n.state = cluster.State{ExitCode: 137, OOMKilled: true}
+	}
+	return cluster.Exhausted{Kills: 1}, nil
+}
+
 // Call is the agent.
 func (n *fakeNode) Call(ctx context.Context, method string, params, result any) error {
 	n.mu.Lock()
@@ -234,9 +250,9 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 		}
 		res = r
 	case agent.ClockParams:
-		n.wanted = p.OffsetSeconds
+		n.wanted = p
 		if !n.deaf {
-			n.ahead = p.OffsetSeconds
+			n.wrong, n.wrongSince = p, time.Now()
 		}
 	case agent.DialParams:
 		res = n.dial(p)
@@ -261,7 +277,7 @@ func (n *fakeNode) Call(ctx context.Context, method string, params, result any) 
 		case agent.MethodRenew:
 			n.renew()
 		case agent.MethodClockRead:
-			res = agent.ClockResult{Applied: n.wanted != 0, OffsetSeconds: n.wanted, Remaining: 1}
+			res = agent.ClockResult{Applied: n.wanted != agent.ClockParams{}, ClockParams: n.wanted, Remaining: 1}
 		}
 	}
 	if result == nil || res == nil {
@@ -397,7 +413,7 @@ func (c *fakeCluster) telling(t *testing.T) {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			n.c.mu.Lock()
 			defer n.c.mu.Unlock()
-			_ = json.NewEncoder(w).Encode(map[string]any{"now": time.Now().Add(time.Duration(n.ahead) * time.Second)})
+			_ = json.NewEncoder(w).Encode(map[string]any{"now": time.Now().Add(n.wrong.Ahead(time.Since(n.wrongSince)))})
 		}))
 		t.Cleanup(srv.Close)
 		n.monitor = srv.URL

@@ -28,6 +28,13 @@ func prepare(t *testing.T, e faults.Entry, c *fakeCluster, victims ...cluster.No
 	}
 }
 
+// patient gives faults that take some watching their time.
+func patient(i *faults.Injector, e faults.Entry) {
+	if e.Name == "clock-strobe" || e.Name == "clock-drift" {
+		i.Limits = faults.Limits{InForce: 3 * time.Second, Healed: 6 * time.Second}
+	}
+}
+
 func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 	for _, e := range faults.Catalogue() {
 		for _, victims := range [][]cluster.NodeID{{"n2"}, {"n1", "n3"}} {
@@ -43,6 +50,7 @@ func TestEveryVerbRunsThroughItsStages(t *testing.T) {
 				c := newFake(3)
 				prepare(t, e, c, victims...)
 				i, s := newInjector(c)
+				patient(i, e)
 				held := false
 				err := i.Run(t.Context(), f, func(context.Context) error { held = true; return nil })
 				if err != nil || !held {
@@ -75,6 +83,7 @@ func TestNoopIsNeverInForce(t *testing.T) {
 			c := newFake(3)
 			prepare(t, e, c, "n2", "n3")
 			i, s := newInjector(c)
+			patient(i, e)
 			f := faults.Noop(e.Make(enough(e)...))
 			if !faults.IsNoop(f) || faults.IsNoop(e.Make("n2")) {
 				t.Error("IsNoop does not tell them apart")
@@ -107,7 +116,11 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"slow", func(n *fakeNode) { n.leaky = true }},
 		{"starve", func(n *fakeNode) { n.deaf = true }},
 		{"starve", func(n *fakeNode) { n.idle = true }},
+		{"oom-kill", func(n *fakeNode) { n.deaf = true }},
+		{"oom-kill", func(n *fakeNode) { n.exitCode = 137 }}, // it was killed, but not for want of memory
 		{"clock-forward", func(n *fakeNode) { n.deaf = true }},
+		{"clock-strobe", func(n *fakeNode) { n.deaf = true }},
+		{"clock-drift", func(n *fakeNode) { n.deaf = true }},
 		{"lossy", func(n *fakeNode) { n.leaky = true }},
 		{"duplicate", func(n *fakeNode) { n.leaky = true }},
 		{"corrupt", func(n *fakeNode) { n.leaky = true }},
@@ -132,6 +145,7 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 				c.telling(t)
 			}
 			i, _ := newInjector(c)
+			patient(i, e)
 			err := i.Inject(t.Context(), e.Make("n2"))
 			if !errors.Is(err, faults.ErrNotInForce) {
 				t.Errorf("inject: %v, want ErrNotInForce", err)
@@ -359,6 +373,7 @@ func TestInterruptedRunIsHealed(t *testing.T) {
 			c := newFake(3)
 			prepare(t, e, c, "n2", "n3")
 			i, s := newInjector(c)
+			patient(i, e)
 			ctx, cancel := context.WithCancel(t.Context())
 			err := i.Run(ctx, e.Make(enough(e)...), func(ctx context.Context) error { cancel(); return ctx.Err() })
 			if !errors.Is(err, context.Canceled) || s.stages[len(s.stages)-1] != "healed" {

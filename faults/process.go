@@ -26,7 +26,8 @@ const exitUnknown = -1
 // that did nothing cannot look in force.
 type process struct {
 	target
-	kind processKind
+	kind  processKind
+	needs []cluster.Capability // nil: CapLifecycle
 
 	mu     sync.Mutex
 	before map[cluster.NodeID]cluster.State // of all nodes, seen at Inject; nil before
@@ -140,7 +141,12 @@ func Restart(victims ...cluster.NodeID) Fault {
 }
 
 // Needs lists the capabilities that a backend must have.
-func (p *process) Needs() []cluster.Capability { return []cluster.Capability{cluster.CapLifecycle} }
+func (p *process) Needs() []cluster.Capability {
+	if p.needs != nil {
+		return p.needs
+	}
+	return []cluster.Capability{cluster.CapLifecycle}
+}
 
 // Inject hits all victims at the same time.
 func (p *process) Inject(ctx context.Context, c cluster.Cluster) error {
@@ -317,6 +323,8 @@ func describe(s cluster.State) string {
 	switch {
 	case !s.Running && s.ExitCode == exitUnknown:
 		return "not running (exit code not known)"
+	case !s.Running && s.OOMKilled:
+		return fmt.Sprintf("killed by the kernel for want of memory (exit code %d)", s.ExitCode)
 	case !s.Running:
 		return fmt.Sprintf("not running (exit code %d)", s.ExitCode)
 	case s.Paused:
@@ -328,7 +336,7 @@ func describe(s cluster.State) string {
 
 func figures(s cluster.State) map[string]float64 {
 	return map[string]float64{
-		"running": oneIf(s.Running), "paused": oneIf(s.Paused), "pid": float64(s.PID),
+		"running": oneIf(s.Running), "oom_killed": oneIf(s.OOMKilled), "paused": oneIf(s.Paused), "pid": float64(s.PID),
 		"start_time": float64(s.StartTime), "exit_code": float64(s.ExitCode),
 	}
 }

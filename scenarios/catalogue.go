@@ -16,7 +16,7 @@ func All() []Scenario {
 	return append([]Scenario{
 		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
-		coldStart(), noopFaults(), everyFault(), clockJump(), nemesis(),
+		coldStart(), noopFaults(), everyFault(), clockJump(), clockStrobe(), clockDrift(), oomKill(), nemesis(),
 		gracefulStop(), foreignDataDir(), seedImported(), rollingUpgrade(false), rollingUpgrade(true), certRotation(), flood(), acl(), authColdStart(), deployRehearsal(),
 	}, slices.Concat(userAdds(), powerFailures(), partitions(), grayFailures(), sickDisks(), courses(), damagedData())...)
 }

@@ -40,6 +40,22 @@ func clockJump() Scenario {
 	return s
 }
 
+// clockStrobe and clockDrift let the leader believe times that do not fit together.
+func clockStrobe() Scenario {
+	return clockOnce("clock-strobe", "strobing", "the leader's clock jumps back and forth by 30 s, four times a second", faults.Strobe(faults.CommonSwing, faults.CommonPeriod))
+}
+
+func clockDrift() Scenario {
+	return clockOnce("clock-drift", "drifting", "the leader's clock runs ten per cent too fast, and is put right at once", faults.Drift(faults.CommonDrift))
+}
+
+func clockOnce(name, fault, doc string, verb faults.Verb) Scenario {
+	s := gray(name, doc+": nothing acked lost, what clients see is reported, all converged after", cluster.CapClock,
+		[]cut{{name: fault, verb: verb, sel: faults.Leader(ordersCopies)}})
+	s.Family = "clock"
+	return s
+}
+
 // gray lets the leader be unwell under load, in one way after the other.
 func gray(name, doc string, need cluster.Capability, cuts []cut) Scenario {
 	return Scenario{

@@ -39,7 +39,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	daemons := fs.String("daemon", "membershipd,nats-server", "`names` of the programs that may be the node's daemon, separated by commas")
 	dataDir := fs.String("data-dir", "", "the node's data `directory`; without it usage and wipe are refused")
-	cgroups := fs.String("cgroups", "", "the `directory` where the host's control groups are mounted; without it limits on the processor are refused")
+	cgroups := fs.String("cgroups", "", "the `directory` where the host's control groups are mounted; without it limits on processor and memory are refused")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):

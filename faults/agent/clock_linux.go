@@ -6,47 +6,65 @@ import (
 	"time"
 )
 
-// maxClockSeconds bounds an offset: ten years either way.
-const maxClockSeconds = 10 * 365 * 24 * 3600
+// Bounds of a wrong clock.
+const (
+	maxClockSeconds = 10 * 365 * 24 * 3600 // ten years either way
+	maxSwingMS      = 24 * 3600 * 1000
+	maxPeriodMS     = 3600 * 1000
+	maxDriftPPM     = million // twice as fast, or standing still
+	// rateShift is how many binary places the code's rate has.
+	rateShift = 30
+)
 
-// clock skews the daemon's CLOCK_REALTIME while the harness wants it. The offset is applied by code in the daemon's own memory, and that code
-// compares the true time with an expiry before it adds anything: with nobody there to renew the lease the clock is right again.
+// clock makes the daemon's CLOCK_REALTIME wrong while the harness wants it. What is added is worked out by code in the daemon's own memory, drift and
+// strobe included: nobody has to do anything at each change. That code compares the true time with an expiry before it adds anything: with nobody
+// there to renew the lease the clock is right again.
 //
 //	set, renew -> life known? -- no --> patch (stop threads, map a page, divert the vDSO's clock_gettime)
 //	                   |                   |
-//	                   +--> write offset and expiry into the page
+//	                   +--> write what is wanted, and the expiry, into the page
 type clock struct {
 	proc processes
 
-	mu     sync.Mutex
-	offset int64 // seconds; 0 means that nothing is wanted
-	patch  *clockPatch
+	mu    sync.Mutex
+	want  ClockParams // the zero value means that nothing is wanted
+	since time.Time   // when it was first applied; zero before that
+	patch *clockPatch
 }
 
 // clockPatch is one life of the daemon that was patched.
 type clockPatch struct {
 	pid    int
 	start  uint64
-	cell   uint64 // address of offset and expiry, 8 bytes each
+	cell   uint64 // address of the words behind the code
 	expiry time.Time
+	shown  ClockParams // what the words say
 }
 
+// rate is the drift as the code wants it.
+func (p ClockParams) rate() int64 { return p.DriftPPM << rateShift / million }
+
 func (p ClockParams) check() error {
-	if p.OffsetSeconds < -maxClockSeconds || p.OffsetSeconds > maxClockSeconds {
+	switch {
+	case p.OffsetSeconds < -maxClockSeconds || p.OffsetSeconds > maxClockSeconds:
 		return badRequest("a clock is moved by at most %d seconds, not %d", maxClockSeconds, p.OffsetSeconds)
+	case p.DriftPPM < -maxDriftPPM || p.DriftPPM > maxDriftPPM:
+		return badRequest("a clock drifts by at most %d millionths, not %d", maxDriftPPM, p.DriftPPM)
+	case p.SwingMS < 0 || p.SwingMS > maxSwingMS || p.PeriodMS < 0 || p.PeriodMS > maxPeriodMS || (p.SwingMS == 0) != (p.PeriodMS == 0):
+		return badRequest("a clock strobes by up to %d ms, for up to %d ms at a time, not by %d ms for %d ms", maxSwingMS, maxPeriodMS, p.SwingMS, p.PeriodMS)
 	}
 	return nil
 }
 
-// set moves the daemon's clock, or puts it right again for an offset of 0.
+// set makes the daemon's clock wrong, or puts it right again for the zero value.
 func (c *clock) set(p ClockParams) (ClockResult, error) {
 	if err := p.check(); err != nil {
 		return ClockResult{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offset = p.OffsetSeconds
-	if p.OffsetSeconds == 0 {
+	c.want, c.since = p, time.Time{}
+	if p == (ClockParams{}) {
 		return ClockResult{}, c.lift()
 	}
 	err := c.apply()
@@ -57,7 +75,7 @@ func (c *clock) set(p ClockParams) (ClockResult, error) {
 func (c *clock) renew() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.offset == 0 {
+	if c.want == (ClockParams{}) {
 		return nil
 	}
 	err := c.apply()
@@ -81,11 +99,20 @@ func (c *clock) apply() error {
 		}
 		c.patch = &clockPatch{pid: p.PID, start: p.StartTime, cell: cell}
 	}
+	if c.since.IsZero() {
+		c.since = time.Now()
+		c.patch.shown = ClockParams{} // the same again begins anew
+	}
 	expiry := time.Unix(time.Now().Add(Lease).Unix(), 0) // the code compares whole seconds
-	if err := writeClock(c.patch.pid, c.patch.cell, c.offset, expiry.Unix()); err != nil {
+	if c.patch.shown == c.want {
+		err = extendClock(c.patch.pid, c.patch.cell, expiry.Unix())
+	} else {
+		err = writeClock(c.patch.pid, c.patch.cell, c.want, c.since, expiry.Unix())
+	}
+	if err != nil {
 		return err
 	}
-	c.patch.expiry = expiry
+	c.patch.shown, c.patch.expiry = c.want, expiry
 	return nil
 }
 
@@ -98,8 +125,8 @@ func (c *clock) lift() error {
 	if err != nil || !p.Running || p.PID != c.patch.pid || p.StartTime != c.patch.start {
 		return err // that life is over, and its clock with it
 	}
-	c.patch.expiry = time.Time{}
-	return writeClock(c.patch.pid, c.patch.cell, 0, 0)
+	c.patch.shown, c.patch.expiry = ClockParams{}, time.Time{}
+	return extendClock(c.patch.pid, c.patch.cell, 0)
 }
 
 // read says what is in force, as far as the agent knows; what the daemon's clock really says has to be asked of the daemon.
@@ -110,10 +137,11 @@ func (c *clock) read() ClockResult {
 }
 
 func (c *clock) result() ClockResult {
-	r := ClockResult{OffsetSeconds: c.offset}
-	if c.patch != nil && c.offset != 0 {
+	r := ClockResult{ClockParams: c.want}
+	if c.patch != nil && c.want != (ClockParams{}) && c.patch.shown == c.want {
 		r.Remaining = max(0, time.Until(c.patch.expiry).Seconds())
 		r.Applied = r.Remaining > 0
+		r.SinceMS = float64(time.Since(c.since).Microseconds()) / 1000
 	}
 	return r
 }
@@ -122,6 +150,6 @@ func (c *clock) result() ClockResult {
 func (c *clock) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offset = 0
+	c.want = ClockParams{}
 	return c.lift()
 }

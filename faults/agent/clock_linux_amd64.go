@@ -28,33 +28,102 @@ const (
 
 var errInVDSO = errors.New("a thread is inside the vDSO")
 
-// clockCode is the diverted clock_gettime(clock in edi, result at rsi): the true time by system call; then, for CLOCK_REALTIME and
-// CLOCK_REALTIME_COARSE, as long as the true second is below the expiry, plus the offset. Offset and expiry follow the code; cell is where.
-func clockCode() (code []byte, cell int) {
-	emit := func(b ...byte) int { code = append(code, b...); return len(code) }
-	emit(0xb8, unix.SYS_CLOCK_GETTIME, 0, 0, 0) // mov eax, SYS_clock_gettime
-	emit(0x0f, 0x05)                            // syscall
-	emit(0x85, 0xff)                            // test edi, edi
-	emit(0x74, 5)                               // jz over the next two instructions: CLOCK_REALTIME
-	emit(0x83, 0xff, unix.CLOCK_REALTIME_COARSE)
-	other := emit(0x75, 0)                          // jne end
-	expiryRef := emit(0x48, 0x8b, 0x15, 0, 0, 0, 0) // mov rdx, [rip+expiry]
-	emit(0x48, 0x39, 0x16)                          // cmp [rsi], rdx
-	over := emit(0x7d, 0)                           // jge end
-	offsetRef := emit(0x48, 0x8b, 0x15, 0, 0, 0, 0) // mov rdx, [rip+offset]
-	end := emit(0x48, 0x01, 0x16)                   // add [rsi], rdx
-	emit(0xc3)                                      // end: ret
-	code[other-1], code[over-1] = byte(end-other), byte(end-over)
-	for len(code)%8 != 0 {
-		emit(0x90)
-	}
-	cell = len(code)
-	binary.LittleEndian.PutUint32(code[offsetRef-4:], uint32(cell-offsetRef))   //nolint:gosec // small and positive
-	binary.LittleEndian.PutUint32(code[expiryRef-4:], uint32(cell+8-expiryRef)) //nolint:gosec // small and positive
-	return append(code, make([]byte, 16)...), cell
+// clockWord is one of the numbers behind the injected code, of 8 bytes each: how the clock is wrong, and until when.
+type clockWord int
+
+const (
+	wordExpiry clockWord = iota // seconds since 1970 by the true clock: from then on nothing is added
+	wordStart                   // nanoseconds since 1970 by the true clock: where rate and swing begin
+	wordFixed                   // what is added always
+	wordRate                    // what is added for each nanosecond since the start, in 2^-rateShift
+	wordPeriod                  // how long each quarter of a swing lasts; 0 for none
+	wordSwing                   // what the second quarter of a swing adds and the fourth takes away
+	clockWords
+)
+
+const wordSize = 8
+
+// assembler collects instructions that refer to the words behind them.
+type assembler struct {
+	code []byte
+	refs map[int]clockWord // by the end of an instruction, in whose last four bytes the distance goes
 }
 
-// patchClock diverts the process's clock and returns the address of the cell. The offset in it is 0. A process that was diverted before is left as it is.
+func (a *assembler) emit(b ...byte) int {
+	a.code = append(a.code, b...)
+	return len(a.code)
+}
+
+// word emits an instruction with a word of the cell as its operand.
+func (a *assembler) word(w clockWord, opcode ...byte) {
+	a.refs[a.emit(append(opcode, 0, 0, 0, 0)...)] = w
+}
+
+// land lets short jumps, given by their ends, go to what is emitted next.
+func (a *assembler) land(jumps ...int) {
+	for _, j := range jumps {
+		a.code[j-1] = byte(len(a.code) - j) //nolint:gosec // the code is shorter than 127 bytes from any jump to its target
+	}
+}
+
+// clockCode is the diverted clock_gettime(clock in edi, result at rsi): the true time by system call; then, for CLOCK_REALTIME and
+// CLOCK_REALTIME_COARSE, as long as the true second is below the expiry, what ClockParams.Ahead says. cell is where the words begin.
+func clockCode() (code []byte, cell int) {
+	a := &assembler{refs: map[int]clockWord{}}
+	a.emit(0xb8, unix.SYS_CLOCK_GETTIME, 0, 0, 0) // mov eax, SYS_clock_gettime
+	a.emit(0x0f, 0x05)                            // syscall
+	a.emit(0x85, 0xff)                            // test edi, edi
+	realtime := a.emit(0x74, 0)                   // jz: CLOCK_REALTIME
+	a.emit(0x83, 0xff, unix.CLOCK_REALTIME_COARSE)
+	other := a.emit(0x75, 0) // jne end
+	a.land(realtime)
+	a.emit(0x4c, 0x8b, 0x06)                      // mov r8, [rsi]
+	a.word(wordExpiry, 0x4c, 0x3b, 0x05)          // cmp r8, [expiry]
+	over := a.emit(0x7d, 0)                       // jge end
+	a.emit(0x4d, 0x69, 0xc0, 0, 0xca, 0x9a, 0x3b) // imul r8, r8, 1e9
+	a.emit(0x4c, 0x03, 0x46, 8)                   // add r8, [rsi+8]: the true time
+	a.emit(0x4d, 0x89, 0xc1)                      // mov r9, r8
+	a.word(wordStart, 0x4c, 0x2b, 0x0d)           // sub r9, [start]: the time that has passed
+	a.word(wordFixed, 0x4c, 0x03, 0x05)           // add r8, [fixed]
+	a.emit(0x4c, 0x89, 0xc8)                      // mov rax, r9
+	a.word(wordRate, 0x48, 0xf7, 0x2d)            // imul qword [rate]: rdx:rax
+	a.emit(0x48, 0x0f, 0xac, 0xd0, rateShift)     // shrd rax, rdx, rateShift
+	a.emit(0x49, 0x01, 0xc0)                      // add r8, rax
+	a.word(wordPeriod, 0x48, 0x8b, 0x0d)          // mov rcx, [period]
+	a.emit(0x48, 0x85, 0xc9)                      // test rcx, rcx
+	still := a.emit(0x74, 0)                      // jz out
+	a.emit(0x4c, 0x89, 0xc8)                      // mov rax, r9
+	a.emit(0x31, 0xd2)                            // xor edx, edx
+	a.emit(0x48, 0xf7, 0xf1)                      // div rcx: which quarter it is
+	a.emit(0xa8, 1)                               // test al, 1
+	even := a.emit(0x74, 0)                       // jz out
+	a.emit(0xa8, 2)                               // test al, 2
+	fourth := a.emit(0x75, 0)                     // jnz: the fourth
+	a.word(wordSwing, 0x4c, 0x03, 0x05)           // add r8, [swing]
+	second := a.emit(0xeb, 0)                     // jmp out
+	a.land(fourth)
+	a.word(wordSwing, 0x4c, 0x2b, 0x05) // sub r8, [swing]
+	a.land(still, even, second)
+	a.emit(0x4c, 0x89, 0xc0)          // out: mov rax, r8
+	a.emit(0x31, 0xd2)                // xor edx, edx
+	a.emit(0xb9, 0, 0xca, 0x9a, 0x3b) // mov ecx, 1e9
+	a.emit(0x48, 0xf7, 0xf1)          // div rcx
+	a.emit(0x48, 0x89, 0x06)          // mov [rsi], rax
+	a.emit(0x48, 0x89, 0x56, 8)       // mov [rsi+8], rdx
+	a.emit(0x31, 0xc0)                // xor eax, eax
+	a.land(other, over)
+	a.emit(0xc3) // end: ret
+	for len(a.code)%wordSize != 0 {
+		a.emit(0x90)
+	}
+	cell = len(a.code)
+	for at, w := range a.refs {
+		binary.LittleEndian.PutUint32(a.code[at-4:], uint32(cell+wordSize*int(w)-at)) //nolint:gosec // small and positive
+	}
+	return append(a.code, make([]byte, wordSize*int(clockWords))...), cell
+}
+
+// patchClock diverts the process's clock and returns the address of the cell. Nothing is added yet. A process that was diverted before is left as it is.
 func patchClock(pid int) (cell uint64, err error) {
 	runtime.LockOSThread() // the kernel ties a tracer to its thread
 	defer runtime.UnlockOSThread()
@@ -325,16 +394,32 @@ func (v vdso) entry(pid int) (uint64, error) {
 	return 0, &Error{Code: CodeUnsupported, Text: "the kernel's vDSO has no " + vdsoEntry}
 }
 
-// writeClock writes offset and expiry, in seconds, into a running process. The expiry comes last in force and first out of it, so that no reader sees an
-// old offset with a new expiry for longer than it takes to write the other.
-func writeClock(pid int, cell uint64, offset, expiry int64) error {
+// writeClock makes a running process's clock wrong in another way, until expiry. The clock is right while the words change.
+func writeClock(pid int, cell uint64, p ClockParams, start time.Time, expiry int64) error {
+	words := []int64{0, start.UnixNano(), p.OffsetSeconds * int64(time.Second), p.rate(), int64(p.period()), int64(p.swing())}
+	return writeMemory(pid, cell, []int64{0}, words, []int64{expiry})
+}
+
+// extendClock writes the expiry alone.
+func extendClock(pid int, cell uint64, expiry int64) error {
+	return writeMemory(pid, cell, []int64{expiry})
+}
+
+// writeMemory writes numbers at an address of the process, one slice after the other, each of them there.
+func writeMemory(pid int, at uint64, all ...[]int64) error {
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open memory of process %d: %w", pid, err)
 	}
-	b := binary.LittleEndian.AppendUint64(nil, uint64(offset)) //nolint:gosec // two's complement is meant
-	b = binary.LittleEndian.AppendUint64(b, uint64(expiry))    //nolint:gosec // two's complement is meant
-	_, err = mem.WriteAt(b, int64(cell))                       //nolint:gosec // an address of user space
+	for _, words := range all {
+		var b []byte
+		for _, w := range words {
+			b = binary.LittleEndian.AppendUint64(b, uint64(w)) //nolint:gosec // two's complement is meant
+		}
+		if _, werr := mem.WriteAt(b, int64(at)); werr != nil { //nolint:gosec // an address of user space
+			err = errors.Join(err, werr)
+		}
+	}
 	if err = errors.Join(err, mem.Close()); err != nil {
 		return fmt.Errorf("write clock of process %d: %w", pid, err)
 	}

@@ -219,16 +219,19 @@ func (c *cpu) put(pid int, quota int64) error {
 	return nil
 }
 
-// group is the directory of a process's control group. The agent's own and the root are refused: nothing but the daemon is to be limited.
-func (c *cpu) group(pid int) (dir string, v2 bool, err error) {
-	if c.root == "" {
+func (c *cpu) group(pid int) (dir string, v2 bool, err error) { return daemonGroup(c.root, pid, "cpu") }
+
+// daemonGroup is the directory of a process's control group for a controller, under the root where the host's are mounted. The agent's own and the root
+// are refused: nothing but the daemon is to be limited.
+func daemonGroup(root string, pid int, controller string) (dir string, v2 bool, err error) {
+	if root == "" {
 		return "", false, &Error{Code: CodeUnsupported, Text: "the agent was not given the host's control groups"}
 	}
-	path, v2, err := groupOf(strconv.Itoa(pid), "cpu")
+	path, v2, err := groupOf(strconv.Itoa(pid), controller)
 	if err != nil {
 		return "", v2, err
 	}
-	own, _, err := groupOf("self", "cpu")
+	own, _, err := groupOf("self", controller)
 	if err != nil {
 		return "", v2, err
 	}
@@ -236,9 +239,9 @@ func (c *cpu) group(pid int) (dir string, v2 bool, err error) {
 		return "", v2, &Error{Code: CodeUnsupported, Text: "the daemon has no control group of its own that the agent can see: it is in " + path}
 	}
 	if v2 {
-		return filepath.Join(c.root, path), v2, nil
+		return filepath.Join(root, path), v2, nil
 	}
-	return filepath.Join(c.root, "cpu", path), v2, nil
+	return filepath.Join(root, controller, path), v2, nil
 }
 
 // groupOf reads a process's group for a controller.

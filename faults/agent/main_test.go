@@ -25,6 +25,9 @@ import (
 // roleEnv makes the test binary play another program.
 const roleEnv = "FAULTS_AGENT_TEST_ROLE"
 
+// daemonEnv is the name of the daemon of an agent that the test binary plays.
+const daemonEnv = "FAULTS_AGENT_TEST_DAEMON"
+
 const (
 	roleAgent  = "agent"  // faultd itself
 	roleClock  = "clock"  // a process that tells what its clocks say, until it is killed
@@ -47,7 +50,7 @@ func TestMain(m *testing.M) {
 }
 
 func playAgent() int {
-	s := &agent.Server{Version: "test", Daemon: []string{"no-such-daemon"}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	s := &agent.Server{Version: "test", Daemon: []string{os.Getenv(daemonEnv)}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	if err := s.Serve(context.Background(), os.Stdin, os.Stdout); err != nil {
 		return 1
 	}

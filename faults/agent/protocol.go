@@ -63,6 +63,7 @@ const (
 	MethodClockRead = "clock-read" // -> ClockResult
 	MethodCPU       = "cpu"        // CPUParams -> CPUResult: the daemon's share of the processors
 	MethodCPURead   = "cpu-read"   // -> CPUResult
+	MethodExhaust   = "exhaust"    // ExhaustParams -> ExhaustResult: lowers the daemon's memory limit until the kernel kills it
 	MethodDial      = "dial"       // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
 )
 
@@ -234,16 +235,43 @@ type ResolveResult struct {
 	TookMS    float64  `json:"took_ms"`
 }
 
-// ClockParams asks for the daemon's clock to be moved, in this life and in later ones, until it is asked for 0 or the lease runs out.
+// ClockParams asks for the daemon's clock to be wrong, in this life and in later ones, until it is asked for the zero value or the lease runs out. What is
+// given adds up; monotonic clocks stay right. Drift and swing begin when they are asked for.
 type ClockParams struct {
 	OffsetSeconds int64 `json:"offset_seconds"`
+	// DriftPPM is by how much the clock is too fast, in millionths; one that is too slow has less than 0.
+	DriftPPM int64 `json:"drift_ppm,omitempty"`
+	// The clock strobes: for PeriodMS milliseconds each it is right, SwingMS ahead, right, SwingMS behind, and so on.
+	SwingMS  int64 `json:"swing_ms,omitempty"`
+	PeriodMS int64 `json:"period_ms,omitempty"`
 }
+
+// Ahead is by how much such a clock is ahead when the true clock has gone on by elapsed.
+func (p ClockParams) Ahead(elapsed time.Duration) time.Duration {
+	ahead := time.Duration(p.OffsetSeconds)*time.Second + time.Duration(float64(elapsed)*float64(p.DriftPPM)/million)
+	if p.PeriodMS > 0 {
+		switch elapsed / p.period() % 4 {
+		case 1:
+			ahead += p.swing()
+		case 3:
+			ahead -= p.swing()
+		}
+	}
+	return ahead
+}
+
+const million = 1_000_000
+
+func (p ClockParams) period() time.Duration { return time.Duration(p.PeriodMS) * time.Millisecond }
+
+func (p ClockParams) swing() time.Duration { return time.Duration(p.SwingMS) * time.Millisecond }
 
 // ClockResult is what the agent does to the daemon's clock. Whether the daemon believes it has to be asked of the daemon.
 type ClockResult struct {
-	Applied       bool    `json:"applied"` // in the present life, with a lease that has not run out
-	OffsetSeconds int64   `json:"offset_seconds"`
-	Remaining     float64 `json:"remaining"` // seconds of lease left
+	Applied   bool    `json:"applied"`   // in the present life, with a lease that has not run out
+	Remaining float64 `json:"remaining"` // seconds of lease left
+	SinceMS   float64 `json:"since_ms"`  // milliseconds since it was first applied
+	ClockParams
 }
 
 // CPUParams asks for the daemon's processor time to be limited, in this life and in later ones, until it is asked for 0 or the lease runs out.

@@ -32,7 +32,7 @@ type Server struct {
 	Version string
 	Daemon  []string     // names of the programs that may be the node's daemon
 	DataDir string       // the node's data directory; "" means that usage and wipe are refused
-	Cgroups string       // where the host's control groups are mounted; "" means that limits on the processor are refused
+	Cgroups string       // where the host's control groups are mounted; "" means that limits on processor and memory are refused
 	Log     *slog.Logger // required
 }
 
@@ -51,7 +51,7 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 		Server: s, ctx: ctx, out: out, free: make(chan struct{}, maxConcurrent),
 		net: newNetwork(), proc: processes{proc: "/proc", names: s.Daemon}, data: storage{dir: s.DataDir},
 	}
-	r.clock, r.cpu = &clock{proc: r.proc}, &cpu{proc: r.proc, root: s.Cgroups}
+	r.clock, r.cpu, r.memory = &clock{proc: r.proc}, &cpu{proc: r.proc, root: s.Cgroups}, memory{root: s.Cgroups, proc: r.proc}
 	go r.cpu.lapse(ctx, func(err error) { s.Log.Warn("lift the limit on the processor that nobody renews", "error", err) })
 	networkLane, processLane := r.lane(), r.lane()
 	ended := make(chan error, 1)
@@ -77,10 +77,11 @@ type session struct {
 	proc  processes
 	sinks sinks
 
-	clock *clock
-	cpu   *cpu
-	data  storage
-	free  chan struct{} // one token per call outside the lanes
+	clock  *clock
+	cpu    *cpu
+	memory memory
+	data   storage
+	free   chan struct{} // one token per call outside the lanes
 
 	mu  sync.Mutex
 	out io.Writer
@@ -182,6 +183,8 @@ func (r *session) do(c call) (any, error) {
 		return with(c.Params, r.cpu.set)
 	case MethodCPURead:
 		return r.cpu.read()
+	case MethodExhaust:
+		return with(c.Params, func(p ExhaustParams) (ExhaustResult, error) { return r.memory.exhaust(r.ctx, p) })
 	case MethodProcess:
 		return r.proc.find()
 	case MethodSignal:

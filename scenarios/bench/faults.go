@@ -21,8 +21,8 @@ const (
 // excluded are faults whose time depends on how much data there is.
 const excluded = "disk"
 
-// polite are the faults that are in force when a process has ended of its own will: how long that takes is the victim's affair, so nothing is wanted of it.
-var polite = map[string]bool{"fault-stop": true, "fault-restart": true}
+// polite are the faults that are in force when a process has ended of its own will, or has used up its memory: how long that takes is the victim's affair, so nothing is wanted of it.
+var polite = map[string]bool{"fault-stop": true, "fault-restart": true, "fault-oom-kill": true}
 
 func faultsPart() part {
 	p := part{name: "faults", doc: "from the decision for a fault to the probe that sees it in force", bound: 12 * time.Minute, run: measureFaults}
@@ -96,7 +96,7 @@ func faultRow(row Row, group string, x Spread) Row {
 	row.Spread, row.Value, row.Certain = &x, x.P99, true
 	row.Figure = fmt.Sprintf("median %.1f ms, p99 %.1f ms, max %.1f ms (n=%d)", x.Median, x.P99, x.Max, x.N)
 	if polite[row.Name] {
-		row.Figure += ", the daemon's own polite end included"
+		row.Figure += ", the daemon's own part in its end included"
 		return row
 	}
 	row.Wanted = fmt.Sprintf("median < %d ms, p99 < %.0f ms", wantFaultMedian, p99)

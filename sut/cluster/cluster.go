@@ -52,6 +52,7 @@ const (
 	CapNetwork   Capability = "network"   // faults on traffic between nodes
 	CapClock     Capability = "clock"     // a daemon's clock that is wrong
 	CapResources Capability = "resources" // limits on a node's share of the machine
+	CapMemory    Capability = "memory"    // a limit on a daemon's memory, down to where the kernel kills it
 )
 
 // Capabilities maps each capability that a backend lacks to the reason. A capability that is not a key is there.
@@ -124,6 +125,7 @@ type State struct {
 	PID       int       `json:"pid"`        // in the node's own namespace; 0 when not running
 	StartTime uint64    `json:"start_time"` // clock ticks since boot (field 22 of /proc/PID/stat): tells one life from the next
 	Started   time.Time `json:"started"`    // when Start was last called
+	OOMKilled bool      `json:"oom_killed"` // the kernel ended the last life for want of memory
 	ExitCode  int       `json:"exit_code"`  // of the last life, when not running; 128+n for signal n; -1 if it never ran
 }
 
@@ -293,6 +295,21 @@ type Resourced interface {
 	LimitCPU(ctx context.Context, processors float64) error
 	// CPU reads the kernel's limit and count, of the present life.
 	CPU(ctx context.Context) (CPU, error)
+}
+
+// Exhausted says how a daemon's memory was used up.
+type Exhausted struct {
+	Kills  uint64        // processes that the kernel killed for it
+	Usage  uint64        // bytes, before
+	Limit  uint64        // bytes, the last limit
+	Failed uint64        // times that the limit stood in the way
+	Took   time.Duration // until the process was gone
+}
+
+// MemoryLimited is implemented by nodes whose memory can be limited (CapMemory).
+type MemoryLimited interface {
+	// ExhaustMemory lowers the daemon's memory limit until the kernel has killed it. The next life has no limit.
+	ExhaustMemory(ctx context.Context) (Exhausted, error)
 }
 
 // Find returns the node with that id, or nil.
