@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,7 @@ import (
 // roleEnv makes the test binary play another program.
 const roleEnv = "FAULTS_AGENT_TEST_ROLE"
 
-// daemonEnv is the name of the daemon of an agent that the test binary plays.
+// daemonEnv is the name of the process that an agent played by the test binary takes for the daemon.
 const daemonEnv = "FAULTS_AGENT_TEST_DAEMON"
 
 const (
@@ -50,8 +51,10 @@ func TestMain(m *testing.M) {
 }
 
 func playAgent() int {
-	s := &agent.Server{Version: "test", Daemon: []string{os.Getenv(daemonEnv)}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
-	if err := s.Serve(context.Background(), os.Stdin, os.Stdout); err != nil {
+	s := &agent.Server{Version: "test", Daemon: []string{cmp.Or(os.Getenv(daemonEnv), "no-such-daemon")}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) // as faultd does
+	defer stop()
+	if err := s.Serve(ctx, os.Stdin, os.Stdout); err != nil {
 		return 1
 	}
 	return 0
