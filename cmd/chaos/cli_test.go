@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/unibus/unibus/faults"
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/scenarios"
 )
@@ -265,6 +266,20 @@ func TestDoctorJSON(t *testing.T) {
 	for _, want := range []string{"Go toolchain", "source tree", "Docker engine", "fault isolate", "fault kill", "scenario noop-faults"} {
 		if !slices.ContainsFunc(fs, func(f finding) bool { return strings.HasPrefix(f.What, want) && f.Note != "" }) {
 			t.Errorf("nothing is said of %s: %+v", want, fs)
+		}
+	}
+	for _, e := range faults.Catalogue() {
+		rows := 0
+		for _, f := range fs {
+			if f.What == "fault "+e.Name {
+				rows++
+				if f.OK != (f.How != "") || f.OK == strings.HasPrefix(f.Note, "NOT RUN here: ") {
+					t.Errorf("%s can be injected here, or not, but not both: %+v", e.Name, f)
+				}
+			}
+		}
+		if rows != 1 || e.Mechanism() == "" {
+			t.Errorf("%d rows for %s, by %q", rows, e.Name, e.Mechanism())
 		}
 	}
 }

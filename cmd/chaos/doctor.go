@@ -24,6 +24,7 @@ type finding struct {
 	What string `json:"what"`
 	OK   bool   `json:"ok"`
 	Note string `json:"note"`
+	How  string `json:"mechanism,omitempty"` // what makes a fault here
 }
 
 func doctorCmd() *cobra.Command {
@@ -38,7 +39,11 @@ func doctorCmd() *cobra.Command {
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 2, 2, ' ', 0)
 			for _, f := range fs {
-				_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\n", map[bool]string{true: "ok", false: "NO"}[f.OK], f.What, f.Note)
+				note := f.Note
+				if f.How != "" {
+					note += " [" + f.How + "]"
+				}
+				_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\n", map[bool]string{true: "ok", false: "NO"}[f.OK], f.What, note)
 			}
 			return tw.Flush()
 		},
@@ -53,19 +58,19 @@ func examine(ctx context.Context) []finding {
 	have := docker.Missing()
 	backend := docker.Name
 	if err != nil {
-		fs = append(fs, finding{"Docker engine", false, err.Error() + "; scenarios run as child processes on 127.0.0.1"})
+		fs = append(fs, line("Docker engine", false, err.Error()+"; scenarios run as child processes on 127.0.0.1"))
 		have, backend = process.Missing(), process.Name
 	} else {
-		fs = append(fs, finding{"Docker engine", true, engine})
+		fs = append(fs, line("Docker engine", true, engine))
 	}
-	fs = append(fs, owned(), finding{"processors", runtime.NumCPU() >= 2, fmt.Sprintf("%d; a cluster of three wants 2 or more", runtime.NumCPU())})
+	fs = append(fs, owned(), line("processors", runtime.NumCPU() >= 2, fmt.Sprintf("%d; a cluster of three wants 2 or more", runtime.NumCPU())))
 	for _, e := range faults.Catalogue() {
 		why := have.Missing(e.Needs...)
-		note := e.Doc
+		f := finding{What: "fault " + e.Name, OK: why == "", Note: e.Doc, How: e.Mechanism()}
 		if why != "" {
-			note = "NOT RUN here: " + why
+			f.Note, f.How = "NOT RUN here: "+why, ""
 		}
-		fs = append(fs, finding{"fault " + e.Name, why == "", note})
+		fs = append(fs, f)
 	}
 	for _, s := range scenarios.All() {
 		why := have.Missing(s.Needs...)
@@ -73,25 +78,27 @@ func examine(ctx context.Context) []finding {
 		if why != "" {
 			note = "NOT RUN here: " + why
 		}
-		fs = append(fs, finding{"scenario " + s.Name + " (" + backend + ")", why == "", note})
+		fs = append(fs, line("scenario "+s.Name+" ("+backend+")", why == "", note))
 	}
 	return fs
 }
 
+func line(what string, ok bool, note string) finding { return finding{What: what, OK: ok, Note: note} }
+
 func toolchain() finding {
 	path, err := exec.LookPath("go")
 	if err != nil {
-		return finding{"Go toolchain", false, subject.ErrNoGo.Error() + "; verify, gate and report work without it"}
+		return line("Go toolchain", false, subject.ErrNoGo.Error()+"; verify, gate and report work without it")
 	}
-	return finding{"Go toolchain", true, path}
+	return line("Go toolchain", true, path)
 }
 
 func tree() finding {
 	dir, err := subject.FindSource(".")
 	if err != nil {
-		return finding{"source tree", false, err.Error() + "; verify, gate and report work without it"}
+		return line("source tree", false, err.Error()+"; verify, gate and report work without it")
 	}
-	return finding{"source tree", true, dir}
+	return line("source tree", true, dir)
 }
 
 // owned says whether the kernel knows tables that vanish with their owner, which came with Linux 5.12.
@@ -103,7 +110,7 @@ func owned() finding {
 	a, errA := strconv.Atoi(major)
 	b, errB := strconv.Atoi(minor)
 	if errA != nil || errB != nil {
-		return finding{what, false, "this is not Linux, or its release cannot be read: the engine's own kernel decides, and the agent refuses where it cannot"}
+		return line(what, false, "this is not Linux, or its release cannot be read: the engine's own kernel decides, and the agent refuses where it cannot")
 	}
-	return finding{what, a > 5 || a == 5 && b >= 12, "Linux " + release}
+	return line(what, a > 5 || a == 5 && b >= 12, "Linux "+release)
 }
