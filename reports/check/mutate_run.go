@@ -15,8 +15,8 @@ func ackInOutage(h *history.History, c NoAck, rng *rand.Rand) (string, bool) {
 	if no != nil {
 		return no.Reason, false
 	}
-	f, from := newFilter(c.Kinds, c.Targets), w.from+nanos(c.GraceSeconds)
-	i := pick(rng, h.Ops, func(op *history.Op) bool { return f.has(op) && op.Invoke >= from && op.Invoke <= w.to })
+	judged := c.judged(h, w)
+	i := pick(rng, h.Ops, func(op *history.Op) bool { return slices.Contains(judged, op) })
 	if i < 0 {
 		return "nothing was attempted in the window", false
 	}
@@ -37,10 +37,8 @@ func silence(h *history.History, c NoAck, rng *rand.Rand) (string, bool) {
 	if c.MaxSilenceSeconds <= 0 {
 		return "the checker has no bound on silence", false
 	}
-	f, from := newFilter(c.Kinds, c.Targets), w.from+nanos(c.GraceSeconds)
-	i := pick(rng, h.Ops, func(op *history.Op) bool {
-		return f.has(op) && op.Invoke >= from && op.Invoke <= w.to && op.Outcome != history.OK
-	})
+	judged := c.judged(h, w)
+	i := pick(rng, h.Ops, func(op *history.Op) bool { return op.Outcome != history.OK && slices.Contains(judged, op) })
 	if i < 0 {
 		return "nothing was attempted in vain in the window", false
 	}

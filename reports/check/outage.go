@@ -14,6 +14,7 @@ type NoAck struct {
 	GraceSeconds      float64  `json:"grace_seconds,omitempty"`       // operations invoked so soon after From are not judged
 	Kinds             []string `json:"kinds,omitempty"`               // empty means all writes: publish, put, create, update
 	Targets           []string `json:"targets,omitempty"`             // empty means all
+	Nodes             []string `json:"nodes,omitempty"`               // only what was sent over a connection to one of them that lasted until the answer; empty means everything
 	MinAttempts       int      `json:"min_attempts,omitempty"`        // fewer operations are Inconclusive; 0 means 1
 	MaxSilenceSeconds float64  `json:"max_silence_seconds,omitempty"` // an operation must return within it; 0 means not judged
 	UnchangedAllowed  bool     `json:"unchanged_allowed,omitempty"`   // an answer that nothing had to be done (Dup) is no ack: nothing was written
@@ -90,13 +91,36 @@ func idsBefore(h *history.History, at int64) map[messageID]bool {
 func (c NoAck) judged(h *history.History, w span) []*history.Op {
 	f := newFilter(c.Kinds, c.Targets)
 	from := w.from + nanos(c.GraceSeconds)
+	var changes map[string][]int64
+	if len(c.Nodes) > 0 {
+		changes = connectionChanges(h)
+	}
 	var ops []*history.Op
 	for i := range h.Ops {
-		if op := &h.Ops[i]; f.has(op) && op.Invoke >= from && op.Invoke <= w.to {
+		if op := &h.Ops[i]; f.has(op) && op.Invoke >= from && op.Invoke <= w.to && c.sentTo(op, changes) {
 			ops = append(ops, op)
 		}
 	}
 	return ops
+}
+
+// sentTo tells whether an operation is about the nodes that are judged. One during which its client lost its connection may have been answered by another
+// node: clients send again what was on its way.
+func (c NoAck) sentTo(op *history.Op, changes map[string][]int64) bool {
+	if len(c.Nodes) == 0 {
+		return true
+	}
+	moved := slices.ContainsFunc(changes[op.Client], func(at int64) bool { return at >= op.Invoke && (op.Complete == 0 || at <= op.Complete) })
+	return slices.Contains(c.Nodes, op.Node) && !moved
+}
+
+// connectionChanges is when each client's connection came and went.
+func connectionChanges(h *history.History) map[string][]int64 {
+	at := map[string][]int64{}
+	for _, x := range h.Conns {
+		at[x.Client] = append(at[x.Client], x.At)
+	}
+	return at
 }
 
 // Availability ("availability") measures how long acked operations stay away. The stretches before the first and after the last

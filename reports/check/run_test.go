@@ -100,6 +100,30 @@ func TestNoAck(t *testing.T) {
 	})
 }
 
+// Of a node that is cut off, what is sent to it is judged; not what the others ack, nor what a client may have sent again to another one.
+func TestNoAckOfANode(t *testing.T) {
+	t.Parallel()
+	c := check.NoAck{Window: fromTo, Nodes: []string{"n1"}}
+	to := func(node string, op history.Op) history.Op {
+		return with(op, func(op *history.Op) { op.Node, op.Client = node, "c1" })
+	}
+	vain, acked := to("n1", at(failed(pub("1", 0)), 12_000, 12_500)), to("n1", at(pub("2", 1), 13_000, 13_500))
+	moved := func(client string, when int64, ops ...history.Op) history.History {
+		h := windowed(ops...)
+		h.Conns = append(h.Conns, history.Conn{Client: client, At: when * ms, State: "reconnected", Node: "n2"})
+		return h
+	}
+	runTable(t, []tableCase{
+		{"refused", c, windowed(vain), pass},
+		{"acked by a node that is well", c, windowed(vain, to("n2", at(pub("2", 1), 13_000, 13_500))), pass},
+		{"acked", c, windowed(vain, acked), fail(check.CodeAckedNoQuorum)},
+		{"acked to one that changed its connection meanwhile", c, moved("c1", 13_200, vain, acked), pass},
+		{"acked to one that changed its connection before", c, moved("c1", 12_800, vain, acked), fail(check.CodeAckedNoQuorum)},
+		{"acked while another client changed its connection", c, moved("c2", 13_200, vain, acked), fail(check.CodeAckedNoQuorum)},
+		{"nobody tried there", c, windowed(to("n2", at(pub("2", 1), 13_000, 13_500))), open(check.CodeTooFewTries)},
+	})
+}
+
 func TestAvailability(t *testing.T) {
 	t.Parallel()
 	c := check.Availability{Window: fromTo, MaxGapSeconds: 4, WithinSeconds: 3}
