@@ -20,7 +20,7 @@ const (
 
 // catchup helps replicas that are there, connected, and do not catch up.
 //
-// A leader that was cut off while clients still reached it comes back with a tail of entries that never got a majority. nats-server from 2.14.6 on
+// A leader that was cut off while clients still reached it comes back with a tail of entries that never got a majority. nats-server from 2.14.5 on at the latest
 // (seen up to 2.15.2) drops that tail one entry per catch-up attempt, and makes an attempt every two seconds: a node that had 300 such entries
 // stayed behind for three minutes, on data that clients had been told is replicated three times. A snapshot taken by the stream's leader makes the next
 // catch-up begin with it, which replaces the tail at once. It is what the leader does by itself every few minutes, and refuses by itself where it is unsafe.
