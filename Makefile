@@ -17,6 +17,7 @@ FOR ?=
 ANY ?=
 KEEP ?=
 N ?= 20
+FUZZTIME ?= 10s
 SUTS ?= membershipd,nats-server@v2.15.2
 
 CHAOS = bin/chaos
@@ -24,7 +25,7 @@ RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
 	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full) \
 	$(if $(FOR),--for $(FOR)) $(if $(ANY),--any) $(if $(KEEP),--keep $(KEEP)) $(if $(SHARD),--shard $(SHARD))
 
-.PHONY: bin/chaos help chaos test matrix soak faults track-record mutants bench verify gate doctor sweep list lint fmt build clean
+.PHONY: bin/chaos help chaos test matrix soak faults track-record mutants bench fuzz verify gate doctor sweep list lint fmt build clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +65,14 @@ mutants: bin/chaos ## plant bugs in membershipd, one build each: the harness mus
 
 bench: bin/chaos ## speed, as ratios measured in one run
 	@$(CHAOS) bench
+
+fuzz: ## every fuzz target, FUZZTIME each (default 10s)
+	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/p' $$file); do \
+			echo "$$(dirname $$file) $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
+		done; \
+	done
 
 verify: bin/chaos ## check every bundle in OUT again from its own evidence
 	@$(CHAOS) verify $(OUT)/*/
