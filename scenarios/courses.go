@@ -30,6 +30,9 @@ const (
 	courseGap = 30
 )
 
+// courseReturn is for clients whose last attempt before the end went to a node that had died: it times out first, and then they try again.
+const courseReturn = 3 * opTimeout
+
 // course is faults that follow one another under the standard load.
 type course struct {
 	name, doc string
@@ -108,7 +111,8 @@ func (c course) scenario() Scenario {
 		Steps: func(p *Plan) []Step {
 			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin), mark("blows")}
 			steps = append(steps, c.blows(p).steps("blow")...)
-			return append(steps, converge("after the last blow"), moreOps(opsBetween, opsWithin), mark("blows-end"), stopLoad(), converge("at the end"))
+			return append(steps, converge("after the last blow"), moreOps(opsBetween, opsWithin), hold("every client returns", courseReturn), mark("blows-end"),
+				stopLoad(), converge("at the end"))
 		},
 		Claims: func(r *Run) []reports.Claim {
 			kv := kvWritesLinear

@@ -13,6 +13,7 @@ import (
 // Settings of the scenarios about damaged data.
 const (
 	damagedFamily  = "damaged-data"
+	damagedFlip    = "damaged-flip"
 	damagedPayload = 32 << 10 // bytes: 250 messages to a block of 8 MiB
 	damagedMsgs    = 600
 	damagedWithin  = 90 * time.Second // to fill two blocks, each write synced
@@ -21,7 +22,7 @@ const (
 // damagedData are the scenarios of this file.
 func damagedData() []Scenario {
 	return []Scenario{
-		damagedNode("damaged-flip", "one bit flipped in", faults.BitFlip(flipAt)),
+		damagedNode(damagedFlip, "one bit flipped in", faults.BitFlip(flipAt)),
 		damagedNode("damaged-cut", "cut off in the middle:", faults.Truncate(0.5)),
 	}
 }

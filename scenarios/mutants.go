@@ -31,6 +31,8 @@ func Mutants() []Mutant {
 	return []Mutant{
 		{"acks-before-majority", "the settings API answers as soon as the write is on its way, with the revision that it will probably get", "node-kill",
 			[]Sign{sign("control-linearizable", wrongRegister...), sign("control-durable", check.CodeAckedMissing, check.CodeWrongValue)}},
+		{"audit-skipped", "a node starts on its store as it is, and says that it looked", damagedFlip,
+			[]Sign{sign("stream-intact", check.CodeAckedMissing), sign("copies-agree", check.CodeReplicasDiffer)}},
 		{"bootstrap-gives-up", "a node looks once for the buckets, and does not try again if it could not create them then", "node-kill", []Sign{sign("converged", check.CodeNotConverged, check.CodeUnderRepl)}},
 		{"bootstrap-recreates", "a bucket that cannot be seen for the moment is deleted and created again", "node-kill",
 			[]Sign{sign("control-durable", check.CodeAckedMissing, check.CodeWrongValue), sign("control-linearizable", wrongRegister...)}},

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/unibus/unibus/sut/membershipd/health"
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 	"github.com/unibus/unibus/sut/store"
 )
 
@@ -357,7 +358,7 @@ func (d *Daemon) mend(ctx context.Context, s secrets) (bool, error) {
 	if err != nil {
 		return false, nil //nolint:nilerr // ctx ended: a polite end
 	}
-	if len(found) == 0 {
+	if len(found) == 0 || mutant.Planted == mutant.AuditSkipped {
 		return true, nil
 	}
 	for _, f := range list(found) {

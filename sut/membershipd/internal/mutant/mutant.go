@@ -23,6 +23,7 @@ var Lost atomic.Bool
 // The bugs. What each does wrong stands in its own file.
 const (
 	AcksBeforeMajority     Bug = "acks-before-majority"
+	AuditSkipped           Bug = "audit-skipped"
 	BootstrapGivesUp       Bug = "bootstrap-gives-up"
 	BootstrapRecreates     Bug = "bootstrap-recreates"
 	BucketsAtR1            Bug = "buckets-at-r1"
