@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"slices"
 	"time"
 
 	"github.com/unibus/unibus/faults"
@@ -11,8 +12,9 @@ import (
 
 // Settings of the partition scenarios.
 const (
-	isolatedFor = 15 * time.Second // the lost quorum is noticed after 10 s by nats-server's own clock
-	cutGap      = 30               // seconds without an acked publish, where a majority is left
+	isolatedFor  = 15 * time.Second // the lost quorum is noticed after 10 s by nats-server's own clock
+	cutGap       = 30               // seconds without an acked publish, where a majority is left
+	unservedMore = 8 * time.Second
 	// cutGrace is by when, in seconds, what was under way at the cut has its answer or none.
 	cutGrace = 5
 )
@@ -85,6 +87,9 @@ func partition(name, doc string, cuts ...cut) Scenario {
 			for _, k := range cuts {
 				steps = append(steps, inject(k.name, k.verb, k.sel), mark(k.name), hold("cut off", isolatedFor), mark(k.name+"-end"),
 					heal(k.name), converge("after "+k.name), moreOps(opsBetween, opsWithin))
+			}
+			if slices.ContainsFunc(cuts, func(k cut) bool { return k.lost == everybody }) {
+				steps = append(steps, hold("as much again as was refused", unservedMore)) // so that there is enough to judge
 			}
 			return append(steps, stopLoad(), converge("at the end"))
 		},
