@@ -16,6 +16,9 @@ import (
 const (
 	auditInterval = 2 * time.Second // between two looks when nothing is heard
 	auditTimeout  = 2 * time.Second
+	// auditPatience is for how long the audit stream's leader may refuse every record of a bucket before another one is asked for. A leader remembers
+	// which conditional writes are under way, and refuses others to the same subject; one of which it never hears the end would be refused for ever.
+	auditPatience = 10 * time.Second
 )
 
 // AuditRecord is one entry of the audit stream.
@@ -37,6 +40,7 @@ type auditor struct {
 	log     *slog.Logger
 	leading func() bool // only the meta leader's node works, to save work; two would not do harm
 	kicks   chan struct{}
+	stuck   map[string]time.Time // by bucket, since when its records are refused
 }
 
 func (a *auditor) kick() {
@@ -52,8 +56,8 @@ func (a *auditor) run(ctx context.Context) {
 	for {
 		if a.leading() {
 			for _, bucket := range auditedBuckets {
-				if err := a.catchUp(ctx, bucket); err != nil && ctx.Err() == nil {
-					a.log.Debug("audit: try again", "bucket", bucket, "error", err)
+				if err := a.catchUp(ctx, bucket); ctx.Err() == nil {
+					a.unstick(ctx, bucket, err)
 				}
 			}
 		}
@@ -64,6 +68,34 @@ func (a *auditor) run(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// unstick sees to it that a bucket whose records are refused again and again gets on: the audit stream gets another leader, which starts without the
+// memory of the present one. Nothing is lost by that, and a record is made once all the same.
+func (a *auditor) unstick(ctx context.Context, bucket string, err error) {
+	if err == nil || !hasCode(err, codeWrongSequence, codeInProcess) {
+		delete(a.stuck, bucket)
+		if err != nil {
+			a.log.Debug("audit: try again", "bucket", bucket, "error", err)
+		}
+		return
+	}
+	since, known := a.stuck[bucket]
+	if !known {
+		if a.stuck == nil {
+			a.stuck = map[string]time.Time{}
+		}
+		a.stuck[bucket] = time.Now()
+		return
+	}
+	if time.Since(since) < auditPatience {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	moved := a.js.stepDown(ctx, AuditStream)
+	a.log.Warn("audit: records are refused again and again: the audit stream's leader was asked to step down", "bucket", bucket, "refused", err, "error", moved)
+	delete(a.stuck, bucket) // the next one has its patience, too
 }
 
 // catchUp copies what is behind the last record, as much as there is time for.

@@ -142,6 +142,12 @@ func (a jsAPI) updateStream(ctx context.Context, cfg jetstream.StreamConfig) err
 	return a.call(ctx, "$JS.API.STREAM.UPDATE."+cfg.Name, cfg, &info)
 }
 
+// stepDown asks a stream's leader to hand over.
+func (a jsAPI) stepDown(ctx context.Context, stream string) error {
+	var resp struct{}
+	return a.call(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, struct{}{}, &resp)
+}
+
 // storedMsg is a message as a stream's leader returns it.
 type storedMsg struct {
 	subject string
