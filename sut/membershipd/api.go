@@ -36,6 +36,7 @@ const (
 	// neither a conflict nor an outage: it is over within milliseconds.
 	busyWait = 3 * time.Millisecond
 
+	writesPerKey    = 2 // of one setting, under way at once on one node
 	maxSettingName  = 128
 	maxSettingValue = 32 << 10
 
@@ -72,6 +73,8 @@ type api struct {
 	wrote    func()      // a setting was changed: there is something to audit
 	count    func(endpoint, code string, took time.Duration)
 	slots    chan struct{}
+	trail    *auditor
+	keys     keySlots // of the settings
 }
 
 type handler func(ctx context.Context, who caller, data []byte) (any, error)
@@ -296,6 +299,11 @@ func (a *api) write(ctx context.Context, who caller, what, name, value string, e
 		info, err := a.js.streamInfo(ctx, bucketStream(BucketSettings))
 		return info.State.LastSeq + 1, errors.Join(err, a.js.nc.PublishMsg(newMsg(keySubject(BucketSettings, name), header, []byte(value), nil)))
 	}
+	leave, err := a.settingRoom(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	seq, err := a.publishWhenIdle(ctx, keySubject(BucketSettings, name), header, []byte(value), expect)
 	if hasCode(err, codeWrongSequence) {
 		seq, err = a.refused(ctx, name, id, expect.seq)
@@ -315,6 +323,23 @@ func (a *api) write(ctx context.Context, who caller, what, name, value string, e
 		return 0, control.Errorf(control.Unknown, "no majority confirmed the write within %s; it may still take effect", apiTimeout)
 	}
 	return 0, control.Errorf(control.Unknown, "the write was not confirmed: %v", err)
+}
+
+// settingRoom waits until one more revision of a setting leaves the audit trail whole. Settings are also written without a condition, so it has to
+// allow for the writes that are under way on all nodes.
+func (a *api) settingRoom(ctx context.Context, name string) (leave func(), err error) {
+	leave, ok := a.keys.enter(ctx, name)
+	if !ok {
+		return nil, control.Errorf(control.Unavailable, "other writes to %q did not let this one through", name)
+	}
+	if err := a.trail.room(ctx, BucketSettings, name, historyOf(BucketSettings)-a.size*writesPerKey); err != nil {
+		leave()
+		if _, typed := errors.AsType[*control.Error](err); typed {
+			return nil, err
+		}
+		return nil, unreadable(err)
+	}
+	return leave, nil
 }
 
 // refused finds out what became of a conditional write that was refused. A leader that has been deposed and does not know it yet takes the same

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/unibus/unibus/sut/membershipd/access"
+	"github.com/unibus/unibus/sut/membershipd/control"
 )
 
 const (
@@ -19,6 +21,8 @@ const (
 	// auditPatience is for how long the audit stream's leader may refuse every record of a bucket before another one is asked for. A leader remembers
 	// which conditional writes are under way, and refuses others to the same subject; one of which it never hears the end would be refused for ever.
 	auditPatience = 10 * time.Second
+	// auditRoomWait is between two looks of a change that waits for the trail.
+	auditRoomWait = 20 * time.Millisecond
 )
 
 // AuditRecord is one entry of the audit stream.
@@ -34,13 +38,31 @@ type AuditRecord struct {
 }
 
 // auditor copies who, what and when of every change from the bucket's own stream to the audit stream. The facts are stored with the change itself, so
-// a node that dies right after a change leaves no hole: the next one goes on behind the last record. A compare-and-set makes each entry once.
+// a node that dies right after a change leaves no hole: the next one goes on behind the last record. A compare-and-set makes each entry once. And a
+// change that would push one out of the bucket's history that is not in the trail yet has to wait for it: see room.
 type auditor struct {
 	js      jsAPI
 	log     *slog.Logger
 	leading func() bool // only the meta leader's node works, to save work; two would not do harm
+	ask     func()      // whichever node leads is told that there is something to do
 	kicks   chan struct{}
-	stuck   map[string]time.Time // by bucket, since when its records are refused
+	failing map[string]*streak
+
+	mu   sync.Mutex
+	done map[string]uint64 // by bucket, a revision up to which everything is in the trail, as far as this node knows
+}
+
+// streak is a bucket's failures in a row.
+type streak struct {
+	since  time.Time
+	warned time.Time
+	moved  time.Time // when the audit stream was last given another leader for it
+}
+
+func newAuditor(js jsAPI, log *slog.Logger, leading func() bool, ask func()) *auditor {
+	return &auditor{
+		js: js, log: log, leading: leading, ask: ask, kicks: make(chan struct{}, 1), failing: map[string]*streak{}, done: map[string]uint64{},
+	}
 }
 
 func (a *auditor) kick() {
@@ -71,61 +93,128 @@ func (a *auditor) run(ctx context.Context) {
 }
 
 // unstick sees to it that a bucket whose records are refused again and again gets on: the audit stream gets another leader, which starts without the
-// memory of the present one. Nothing is lost by that, and a record is made once all the same.
+// memory of the present one. Nothing is lost by that, and a record is made once all the same. Whatever else stands in the way for so long is said.
 func (a *auditor) unstick(ctx context.Context, bucket string, err error) {
-	if err == nil || !hasCode(err, codeWrongSequence, codeInProcess) {
-		delete(a.stuck, bucket)
-		if err != nil {
-			a.log.Debug("audit: try again", "bucket", bucket, "error", err)
-		}
+	if err == nil {
+		delete(a.failing, bucket)
 		return
 	}
-	since, known := a.stuck[bucket]
-	if !known {
-		if a.stuck == nil {
-			a.stuck = map[string]time.Time{}
-		}
-		a.stuck[bucket] = time.Now()
+	now := time.Now()
+	f := a.failing[bucket]
+	if f == nil {
+		f = &streak{since: now, warned: now, moved: now}
+		a.failing[bucket] = f
+	}
+	if now.Sub(f.warned) < auditPatience {
+		a.log.Debug("audit: try again", "bucket", bucket, "error", err)
 		return
 	}
-	if time.Since(since) < auditPatience {
+	f.warned = now
+	a.log.Warn("audit: changes are not in the trail yet", "bucket", bucket, "for", now.Sub(f.since).Round(time.Second), "error", err)
+	if !hasCode(err, codeWrongSequence, codeInProcess) || now.Sub(f.moved) < auditPatience {
 		return
 	}
+	f.moved = now // the next one has its patience, too
 	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
 	moved := a.js.stepDown(ctx, AuditStream)
 	a.log.Warn("audit: records are refused again and again: the audit stream's leader was asked to step down", "bucket", bucket, "refused", err, "error", moved)
-	delete(a.stuck, bucket) // the next one has its patience, too
+}
+
+// audited is a revision up to which all changes of a bucket are in the trail; the real one may be higher.
+func (a *auditor) audited(bucket string) uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.done[bucket]
+}
+
+func (a *auditor) setAudited(bucket string, revision uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.done[bucket] = max(a.done[bucket], revision)
+}
+
+// room waits until fewer than limit changes of a key are missing in the trail, so that the next one pushes none of them out of the bucket's history
+// before it was read. Usually that takes one look at the bucket. While there is no trail, a key that has had so many changes is refused more of them:
+// an [*control.Error], as opposed to the error of a read that failed. Either way nothing was written.
+func (a *auditor) room(ctx context.Context, bucket, key string, limit int) error {
+	for asked := false; ; {
+		known := a.audited(bucket)
+		missing, err := a.missing(ctx, bucket, key, known, limit)
+		if err != nil || missing < limit {
+			return err
+		}
+		if _, err := a.last(ctx, bucket); err == nil && a.audited(bucket) > known {
+			continue // it was this node that had not heard
+		}
+		if !asked {
+			asked = true
+			a.ask()
+		}
+		if !sleep(ctx, auditRoomWait) {
+			return control.Errorf(control.Unavailable, "the audit trail is behind: %d changes of %q are not in it yet, and more would push them out of the bucket's history", missing, key)
+		}
+	}
+}
+
+// missing counts the revisions of a key behind that one, up to limit.
+func (a *auditor) missing(ctx context.Context, bucket, key string, after uint64, limit int) (int, error) {
+	for n := 0; n < limit; n++ {
+		m, err := a.js.next(ctx, bucketStream(bucket), after+1, keySubject(bucket, key))
+		if err != nil || m.seq == 0 {
+			return n, err
+		}
+		after = m.seq
+	}
+	return limit, nil
 }
 
 // catchUp copies what is behind the last record, as much as there is time for.
 func (a *auditor) catchUp(ctx context.Context, bucket string) error {
 	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
-	last, err := a.js.last(ctx, AuditStream, auditSubject(bucket))
+	last, err := a.last(ctx, bucket)
 	if err != nil {
-		return fmt.Errorf("read the last record: %w", err)
+		return err
 	}
-	var done AuditRecord
-	if last.seq > 0 {
-		if err := json.Unmarshal(last.data, &done); err != nil {
-			return fmt.Errorf("decode the last record: %w", err)
-		}
-	}
+	revision := last.revision
 	expect := last.seq
 	for {
-		m, err := a.js.next(ctx, bucketStream(bucket), done.Revision+1, keySubject(bucket, ">"))
+		m, err := a.js.next(ctx, bucketStream(bucket), revision+1, keySubject(bucket, ">"))
 		if err != nil || m.seq == 0 {
 			return err
 		}
-		done = recordOf(bucket, m)
-		if done.Name == access.FenceKey {
-			continue
+		r := recordOf(bucket, m)
+		if r.Name != access.FenceKey {
+			if expect, err = a.append(ctx, r, expect); err != nil {
+				return fmt.Errorf("append a record: %w", err)
+			}
 		}
-		if expect, err = a.append(ctx, done, expect); err != nil {
-			return fmt.Errorf("append a record: %w", err)
-		}
+		revision = r.Revision
+		a.setAudited(bucket, revision)
 	}
+}
+
+// recorded is where the trail of a bucket ends.
+type recorded struct {
+	seq      uint64 // in the audit stream, 0 without a record
+	revision uint64 // of the change in the bucket
+}
+
+func (a *auditor) last(ctx context.Context, bucket string) (recorded, error) {
+	m, err := a.js.last(ctx, AuditStream, auditSubject(bucket))
+	if err != nil {
+		return recorded{}, fmt.Errorf("read the last record: %w", err)
+	}
+	if m.seq == 0 {
+		return recorded{}, nil
+	}
+	var r AuditRecord
+	if err := json.Unmarshal(m.data, &r); err != nil {
+		return recorded{}, fmt.Errorf("decode the last record: %w", err)
+	}
+	a.setAudited(bucket, r.Revision)
+	return recorded{seq: m.seq, revision: r.Revision}, nil
 }
 
 func recordOf(bucket string, m storedMsg) AuditRecord {

@@ -1,6 +1,7 @@
 package membershipd
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,12 @@ var bucketSpecs = []bucketSpec{
 	{name: BucketMembers, history: 8, maxBytes: 96 << 20},
 	{name: BucketNodes, history: 2, maxBytes: 8 << 20, maxAge: nodeRecordMaxAge},
 	{name: BucketSettings, history: 16, maxBytes: 16 << 20, extra: []string{fenceSettings}},
+}
+
+// historyOf is how many revisions of a key a bucket keeps.
+func historyOf(bucket string) int {
+	i := slices.IndexFunc(bucketSpecs, func(b bucketSpec) bool { return b.name == bucket })
+	return int(bucketSpecs[i].history)
 }
 
 // auditedBuckets are those whose changes people ask for. Nodes refresh their own records all the time.

@@ -97,9 +97,12 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 		if mutant.Planted == mutant.SuccessBeforeConfirmed {
 			return p, revisions[b] + 1, a.js.nc.PublishMsg(m)
 		}
-		seq, err := a.js.publish(ctx, m.Subject, m.Header, m.Data, nil)
+		seq, err := a.publishAudited(ctx, b, p.key, revisions[b], m)
 		if err == nil {
 			return p, seq, nil
+		}
+		if typed, ok := errors.AsType[*control.Error](err); ok {
+			return p, 0, typed
 		}
 		if certainlyNotSent(err) && sleep(ctx, raceWait) {
 			continue // the leader was elected just now, and this node has not heard yet where to send writes
@@ -111,6 +114,21 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 			return p, 0, err
 		}
 	}
+}
+
+// publishAudited writes a message that expects the bucket to end with that revision, once it pushes nothing out of the key's history that is not in the audit
+// trail. Between that look and the write nothing else can have been written, or the write fails.
+func (a *api) publishAudited(ctx context.Context, b access.Bucket, key string, revision uint64, m *nats.Msg) (uint64, error) {
+	bucket := accessBuckets[b]
+	if a.trail.audited(bucket) < revision {
+		if err := a.trail.room(ctx, bucket, key, historyOf(bucket)); err != nil {
+			if _, typed := errors.AsType[*control.Error](err); typed || certainlyNotSent(err) {
+				return 0, err
+			}
+			return 0, unreadableBucket(b, err)
+		}
+	}
+	return a.js.publish(ctx, m.Subject, m.Header, m.Data, nil)
 }
 
 // upToDate says whether the index had everything that the bucket's leader has, so that a decision to write nothing stands. If not, it waits for the rest.

@@ -329,7 +329,8 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 	n := &node{srv: srv, nc: nc, obs: newObserver(d.cfg.Name, srv, remote, d.beats)}
 	n.probe = newProber(js, d.log, d.record(s), d.eval.kick)
 	n.boot = &bootstrap{js: js, log: d.log, facts: d.facts, want: &d.want, size: len(d.cfg.Routes), kicks: make(chan struct{}, 1), onWant: d.eval.kick}
-	n.audit = &auditor{js: js, log: d.log, kicks: make(chan struct{}, 1), leading: func() bool { f, ok := d.facts(); return ok && leads(f) }}
+	changed := func() { _ = nc.Publish(subjectAudit, nil) } // a hint: the auditor looks on its own, too
+	n.audit = newAuditor(js, d.log, func() bool { f, ok := d.facts(); return ok && leads(f) }, changed)
 	d.running.Store(n)
 	d.eval.kick()
 	tasks.Go(func() { d.failOn(d.beats.run(ctx, nc)) })
@@ -365,7 +366,8 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 		identify: func(key string) (caller, error) { return s.identify(d.users, key) },
 		health:   d.eval.view, status: d.status, want: &d.want, count: d.metrics.count,
 		wantSet: func(r int) { d.wantSet(n, r) },
-		wrote:   func() { _ = nc.Publish(subjectAudit, nil) }, // a hint: the auditor looks on its own, too
+		wrote:   changed,
+		trail:   n.audit,
 	}
 	for b := range a.writing {
 		a.writing[b] = make(chan struct{}, 1)
