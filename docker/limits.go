@@ -27,9 +27,10 @@ const (
 var (
 	_ cluster.Resourced     = (*pod)(nil)
 	_ cluster.MemoryLimited = (*pod)(nil)
+	_ cluster.CountLimited  = (*pod)(nil)
 )
 
-// noMemory is why the memory of daemons cannot be limited, or "".
+// noMemory is why the memory of daemons, and what else the kernel counts for them, cannot be limited, or "".
 func noMemory() string {
 	if elsewhere() {
 		return "the engine does not run on this host: the agent is not given its control groups"
@@ -78,4 +79,17 @@ func (p *pod) CPU(ctx context.Context) (cluster.CPU, error) {
 	err := p.ctl.Call(ctx, agent.MethodCPURead, nil, &r)
 	r.Ago = time.Duration(r.AgoMS * float64(time.Millisecond))
 	return r.CPU, err
+}
+
+// Exhaust implements cluster.CountLimited.
+func (p *pod) Exhaust(ctx context.Context, what cluster.CountKind, on bool) error {
+	return p.ctl.Call(ctx, agent.MethodCount, agent.CountParams{What: what, Exhaust: on}, nil)
+}
+
+// Count implements cluster.CountLimited.
+func (p *pod) Count(ctx context.Context, what cluster.CountKind) (cluster.Count, error) {
+	var r agent.CountResult
+	err := p.ctl.Call(ctx, agent.MethodCountRead, agent.CountParams{What: what}, &r)
+	r.Ago = time.Duration(r.AgoMS * float64(time.Millisecond))
+	return r.Count, err
 }

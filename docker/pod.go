@@ -287,7 +287,7 @@ func (p *pod) listen() subject.Addresses {
 }
 
 // makeAgent starts faultd with the capabilities that its faults need: NET_ADMIN for partitions, NET_RAW for copies of packets, KILL to signal another user's process,
-// DAC_OVERRIDE to wipe another user's files, SYS_PTRACE to move its clock.
+// DAC_OVERRIDE to wipe another user's files, SYS_PTRACE to move its clock, SETUID and SETGID to limit its descriptors as its own user.
 func (p *pod) makeAgent(ctx context.Context) (err error) {
 	p.agentID, err = p.create(ctx, "agent", p.imgs.agent, testcontainers.ContainerRequest{
 		ConfigModifier: func(c *container.Config) {
@@ -297,7 +297,7 @@ func (p *pod) makeAgent(ctx context.Context) (err error) {
 		},
 		HostConfigModifier: func(h *container.HostConfig) {
 			harden(h)
-			h.CapAdd = []string{"NET_ADMIN", "NET_RAW", "KILL", "DAC_OVERRIDE", "SYS_PTRACE"}
+			h.CapAdd = []string{"NET_ADMIN", "NET_RAW", "KILL", "DAC_OVERRIDE", "SYS_PTRACE", "SETUID", "SETGID"}
 			p.join(h)
 			p.mounts(h, false)
 			bindGroups(h)

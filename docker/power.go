@@ -29,7 +29,7 @@ func Missing() cluster.Capabilities {
 		m[cluster.CapPowerFail], m[cluster.CapDiskFaults] = why, why
 	}
 	if why := noMemory(); why != "" {
-		m[cluster.CapMemory] = why
+		m[cluster.CapMemory], m[cluster.CapCounts] = why, why
 	}
 	if runtime.GOARCH != "amd64" {
 		m[cluster.CapClock] = "a static program's clock can be moved on amd64 only"

@@ -14,7 +14,7 @@ type Entry struct {
 // Catalogue lists all verbs.
 func Catalogue() []Entry {
 	life, net, disk := cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage
-	clock, res, sick, mem := cluster.CapClock, cluster.CapResources, cluster.CapDiskFaults, cluster.CapMemory
+	clock, res, sick, mem, counts := cluster.CapClock, cluster.CapResources, cluster.CapDiskFaults, cluster.CapMemory, cluster.CapCounts
 	return []Entry{
 		{"kill", "process", caps(life), "SIGKILL; healing starts the node again", Kill},
 		{"stop", "process", caps(life), "SIGTERM, and the clean exit that follows; healing starts the node again", Stop},
@@ -52,6 +52,8 @@ func Catalogue() []Entry {
 		{"clock-drift", "clock", caps(clock), "the daemon's clock runs ten per cent too fast", Drift(CommonDrift)},
 		{"starve", "resources", caps(res), "the daemon gets a twentieth of a processor, until its life ends if the agent is killed or stays frozen", Starve(StarvedCPU)},
 		{"oom-kill", "resources", caps(life, mem), "the daemon's memory limit is lowered until the kernel kills it for want of memory; healing starts the node again, without a limit", OutOfMemory},
+		{"out-of-descriptors", "resources", caps(counts), "the daemon can open no more files and connections than it has; one that gives up for it has the limit again", OutOfDescriptors},
+		{"out-of-threads", "resources", caps(counts), "the daemon can start no more threads than it has; a Go program that needs one ends", OutOfThreads},
 		{"deafen", "network", caps(net), "nothing that other nodes send reaches the node; what it sends arrives", Deafen},
 		{"mute", "network", caps(net), "nothing that the node sends reaches other nodes; what they send arrives", Mute},
 	}

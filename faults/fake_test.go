@@ -59,11 +59,13 @@ type fakeNode struct {
 	wanted      agent.ClockParams // how its clock should be wrong
 	wrong       agent.ClockParams // how it is really
 	wrongSince  time.Time
-	idle        bool // it never wants to run
-	deaf        bool // signals and limits have no effect
-	stubborn    bool // SIGTERM has no effect
-	exitCode    int  // of a SIGKILL; 0 means 137
-	startErrs   int  // so many Starts fail first
+	exhausted   map[cluster.CountKind]bool
+	givesBack   uint64 // descriptors, as soon as they are limited
+	idle        bool   // it never wants to run
+	deaf        bool   // signals and limits have no effect
+	stubborn    bool   // SIGTERM has no effect
+	exitCode    int    // of a SIGKILL; 0 means 137
+	startErrs   int    // so many Starts fail first
 	agentErr    error
 	leaky       bool // its partitions drop nothing
 	wipesNot    bool
@@ -205,6 +207,34 @@ func (n *fakeNode) CPU(context.Context) (cluster.CPU, error) {
 		n.cpu.Throttled++
 	}
 	return n.cpu, nil
+}
+
+// Exhaust and Count are a kernel, and a daemon that opens nothing.
+func (n *fakeNode) Exhaust(_ context.Context, what cluster.CountKind, on bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.deaf {
+		return nil
+	}
+	if n.exhausted == nil {
+		n.exhausted = map[cluster.CountKind]bool{}
+	}
+	n.exhausted[what] = on
+	return nil
+}
+
+func (n *fakeNode) Count(_ context.Context, what cluster.CountKind) (cluster.Count, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	const used, most = 40, 1024
+	c := cluster.Count{Limit: most, Used: used, Free: most - used}
+	if n.exhausted[what] {
+		c.Exhausted, c.Limit, c.Free = true, used+n.givesBack, n.givesBack
+	}
+	if n.exhausted[what] && !n.state.Running {
+		c = cluster.Count{Ended: true}
+	}
+	return c, nil
 }
 
 // ExhaustMemory is a kernel that kills at once.

@@ -117,6 +117,9 @@ func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 		{"starve", func(n *fakeNode) { n.deaf = true }},
 		{"starve", func(n *fakeNode) { n.idle = true }},
 		{"oom-kill", func(n *fakeNode) { n.deaf = true }},
+		{"out-of-descriptors", func(n *fakeNode) { n.deaf = true }},
+		{"out-of-descriptors", func(n *fakeNode) { n.givesBack = 100 }},
+		{"out-of-threads", func(n *fakeNode) { n.deaf = true }},
 		{"oom-kill", func(n *fakeNode) { n.exitCode = 137 }}, // it was killed, but not for want of memory
 		{"clock-forward", func(n *fakeNode) { n.deaf = true }},
 		{"clock-strobe", func(n *fakeNode) { n.deaf = true }},

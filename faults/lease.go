@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/unibus/unibus/faults/agent"
+	"github.com/unibus/unibus/sut/cluster"
 )
 
 const (
@@ -20,6 +21,20 @@ type keeper struct {
 	mu    sync.Mutex
 	began time.Time
 	stop  func() // ends the renewals; nil while there are none
+}
+
+// nodes renews the leases of these nodes' agents until end.
+func (k *keeper) nodes(ctx context.Context, nodes []cluster.Node) error {
+	var hosts []host
+	for _, n := range nodes {
+		h, err := newHost(n)
+		if err != nil {
+			return err
+		}
+		hosts = append(hosts, h)
+	}
+	k.begin(ctx, hosts)
+	return nil
 }
 
 // begin renews the leases until end.

@@ -64,15 +64,9 @@ func (f *starve) Inject(ctx context.Context, c cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	var hosts []host
-	for _, n := range nodes {
-		h, err := newHost(n)
-		if err != nil {
-			return err
-		}
-		hosts = append(hosts, h)
+	if err := f.keep.nodes(ctx, nodes); err != nil {
+		return err
 	}
-	f.keep.begin(ctx, hosts)
 	return f.limit(ctx, c, f.share)
 }
 

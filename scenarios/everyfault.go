@@ -31,7 +31,7 @@ func everyFault() Scenario {
 	return Scenario{
 		Name: EveryFault, Family: "faults", Seconds: 310, Nightly: true,
 		Doc:   "each fault of the catalogue, one after the other under load: measured absent, in force, still in force, and gone; no bystander hit",
-		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources, cluster.CapMemory, cluster.CapClock, cluster.CapPowerFail, cluster.CapDiskFaults},
+		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork, cluster.CapStorage, cluster.CapResources, cluster.CapMemory, cluster.CapCounts, cluster.CapClock, cluster.CapPowerFail, cluster.CapDiskFaults},
 		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(p *Plan) []Step {
 			steps := []Step{startAll(), supervise(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin)}

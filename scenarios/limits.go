@@ -14,6 +14,7 @@ import (
 const (
 	limitsFamily = "limits"
 	deadFor      = 4 * time.Second // between an OOM kill and the new start
+	exhaustedFor = 8 * time.Second
 	// limitGap bounds the stretch without an acked publish, in seconds: two elections of up to 9 s each, as a vote may be split.
 	limitGap = 20
 )
@@ -32,6 +33,28 @@ func oomKill() Scenario {
 			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
 			for _, k := range cuts {
 				steps = append(steps, mark(k.name), inject(k.name, k.verb, k.sel), hold("killed", deadFor), mark(k.name+"-end"), heal(k.name),
+					converge("after "+k.name), moreOps(opsBetween, opsWithin))
+			}
+			return append(steps, stopLoad(), converge("at the end"))
+		},
+		Claims: func(r *Run) []reports.Claim { return limitClaims(r, cuts...) },
+	}
+}
+
+// exhausted leaves a follower, then the leader, no more of what the kernel counts. A daemon may give up for it, and is started again as its unit would, with
+// the same limit until it is lifted.
+func exhausted(name, of, doc string, verb faults.Verb) Scenario {
+	cuts := []cut{
+		{name: "follower-" + of, verb: verb, sel: faults.Follower(ordersCopies)},
+		{name: "leader-" + of, verb: verb, sel: faults.Leader(ordersCopies)},
+	}
+	return Scenario{
+		Name: name, Family: limitsFamily, Nightly: true, Seconds: 60, Doc: doc,
+		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapCounts},
+		Steps: func(p *Plan) []Step {
+			steps := []Step{startAll(), supervise(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin)}
+			for _, k := range cuts {
+				steps = append(steps, mark(k.name), inject(k.name, k.verb, k.sel), hold("exhausted", exhaustedFor), mark(k.name+"-end"), heal(k.name),
 					converge("after "+k.name), moreOps(opsBetween, opsWithin))
 			}
 			return append(steps, stopLoad(), converge("at the end"))

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -119,22 +118,7 @@ func (c *cpu) renew() error {
 	return err
 }
 
-// lapse lifts a limit that nobody renews, until ctx ends.
-func (c *cpu) lapse(ctx context.Context, failed func(error)) {
-	t := time.NewTicker(lapseEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			if err := c.overdue(); err != nil {
-				failed(err)
-			}
-		}
-	}
-}
-
+// overdue lifts a limit that nobody renews.
 func (c *cpu) overdue() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

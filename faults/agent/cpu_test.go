@@ -4,19 +4,12 @@ package agent_test
 
 import (
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/unibus/unibus/faults/agent"
 )
-
-// groupsDir is where the control groups of the machine under the test are.
-const groupsDir = "/sys/fs/cgroup"
 
 // busy starts a daemon that never stops working, in a control group of its own.
 func busy(t *testing.T, name string) *told {
@@ -29,22 +22,7 @@ func busy(t *testing.T, name string) *told {
 // confine moves the process into a control group that is made for it.
 func (p *told) confine(t *testing.T, name string) {
 	t.Helper()
-	dir := filepath.Join(groupsDir, "cpu")
-	if _, err := os.Stat(filepath.Join(groupsDir, "cgroup.controllers")); err == nil {
-		dir = groupsDir
-	}
-	dir = filepath.Join(dir, fmt.Sprintf("unibus-test-%s-%d", name, p.cmd.Process.Pid))
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Skipf("a control group cannot be made here: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
-		eventually(t, callBound, "the control group can be removed", func() bool { return os.Remove(dir) == nil })
-	})
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(p.cmd.Process.Pid)), 0o600); err != nil {
-		t.Skipf("a process cannot be put into a control group here: %v", err)
-	}
+	confined(t, "cpu", name, p.cmd)
 }
 
 func readCPU(t *testing.T, c *client) (r agent.CPUResult) {
@@ -57,25 +35,6 @@ func readCPU(t *testing.T, c *client) (r agent.CPUResult) {
 		t.Fatal(err)
 	}
 	return r
-}
-
-// keepRenewed is a harness that is alive, until the test ends.
-func keepRenewed(t *testing.T, c *client) {
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(agent.Lease / 8)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				_ = c.call(agent.MethodRenew, nil, nil) // the test renews, too, and looks at what comes of it
-			}
-		}
-	}()
-	t.Cleanup(func() { close(stop); <-done })
 }
 
 // A limit is in the kernel and the daemon runs into it; lifting it leaves nothing; and the daemon's next life has it from the next renewal on.

@@ -46,6 +46,8 @@ func TestMain(m *testing.M) {
 		os.Exit(playDaemon())
 	case roleClock:
 		playClock()
+	case roleOpener:
+		playOpener()
 	}
 	os.Exit(m.Run())
 }

@@ -153,7 +153,7 @@ func (g *memoryGroup) lift() error {
 }
 
 func content(f *os.File) string {
-	b := make([]byte, pageSize)
+	b := make([]byte, os.Getpagesize())
 	n, _ := f.ReadAt(b, 0) // ends with io.EOF; a group that is gone says nothing
 	return string(b[:n])
 }

@@ -63,6 +63,8 @@ const (
 	MethodClockRead = "clock-read" // -> ClockResult
 	MethodCPU       = "cpu"        // CPUParams -> CPUResult: the daemon's share of the processors
 	MethodCPURead   = "cpu-read"   // -> CPUResult
+	MethodCount     = "count"      // CountParams -> CountResult: leaves the daemon no more descriptors or threads
+	MethodCountRead = "count-read" // CountParams -> CountResult
 	MethodExhaust   = "exhaust"    // ExhaustParams -> ExhaustResult: lowers the daemon's memory limit until the kernel kills it
 	MethodDial      = "dial"       // DialParams -> DialResult: a TCP connection attempt from inside the node's namespace
 )

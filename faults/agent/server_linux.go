@@ -52,7 +52,10 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 		net: newNetwork(), proc: processes{proc: "/proc", names: s.Daemon}, data: storage{dir: s.DataDir},
 	}
 	r.clock, r.cpu, r.memory = &clock{proc: r.proc}, &cpu{proc: r.proc, root: s.Cgroups}, memory{root: s.Cgroups, proc: r.proc}
-	go r.cpu.lapse(ctx, func(err error) { s.Log.Warn("lift the limit on the processor that nobody renews", "error", err) })
+	r.counts = newCounts(r.proc, s.Cgroups)
+	for what, overdue := range map[string]func() error{"the processor": r.cpu.overdue, "descriptors and threads": r.counts.overdue} {
+		go lapse(ctx, overdue, func(err error) { s.Log.Warn("see to the limit on "+what, "error", err) })
+	}
 	networkLane, processLane := r.lane(), r.lane()
 	ended := make(chan error, 1)
 	go func() { ended <- r.read(in, networkLane, processLane) }()
@@ -62,7 +65,7 @@ func (s *Server) Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if herr := errors.Join(r.net.close(), r.clock.close(), r.cpu.close()); herr != nil {
+	if herr := errors.Join(r.net.close(), r.clock.close(), r.cpu.close(), r.counts.close()); herr != nil {
 		return errors.Join(err, fmt.Errorf("heal at the end: %w", herr))
 	}
 	s.Log.Info("healed everything: the control stream is over")
@@ -80,6 +83,7 @@ type session struct {
 	clock  *clock
 	cpu    *cpu
 	memory memory
+	counts *counts
 	data   storage
 	free   chan struct{} // one token per call outside the lanes
 
@@ -129,7 +133,7 @@ func (r *session) read(in io.Reader, networkLane, processLane chan<- call) error
 
 func (r *session) dispatch(c call, networkLane, processLane chan<- call) {
 	switch c.Method {
-	case MethodPartition, MethodHeal, MethodRenew, MethodCounters, MethodClock, MethodCPU:
+	case MethodPartition, MethodHeal, MethodRenew, MethodCounters, MethodClock, MethodCPU, MethodCount:
 		r.enqueue(c, networkLane)
 	case MethodSignal, MethodWipe, MethodEdit:
 		r.enqueue(c, processLane)
@@ -174,7 +178,7 @@ func (r *session) do(c call) (any, error) {
 		return r.hello()
 	case MethodRenew:
 		res, err := r.net.renew()
-		return res, errors.Join(err, r.clock.renew(), r.cpu.renew())
+		return res, errors.Join(err, r.clock.renew(), r.cpu.renew(), r.counts.renew())
 	case MethodClock:
 		return with(c.Params, r.clock.set)
 	case MethodClockRead:
@@ -183,6 +187,10 @@ func (r *session) do(c call) (any, error) {
 		return with(c.Params, r.cpu.set)
 	case MethodCPURead:
 		return r.cpu.read()
+	case MethodCount:
+		return with(c.Params, r.counts.set)
+	case MethodCountRead:
+		return with(c.Params, r.counts.read)
 	case MethodExhaust:
 		return with(c.Params, func(p ExhaustParams) (ExhaustResult, error) { return r.memory.exhaust(r.ctx, p) })
 	case MethodProcess:

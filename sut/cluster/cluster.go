@@ -52,6 +52,7 @@ const (
 	CapNetwork   Capability = "network"   // faults on traffic between nodes
 	CapClock     Capability = "clock"     // a daemon's clock that is wrong
 	CapResources Capability = "resources" // limits on a node's share of the machine
+	CapCounts    Capability = "counts"    // limits on a daemon's descriptors and threads
 	CapMemory    Capability = "memory"    // a limit on a daemon's memory, down to where the kernel kills it
 )
 
@@ -295,6 +296,35 @@ type Resourced interface {
 	LimitCPU(ctx context.Context, processors float64) error
 	// CPU reads the kernel's limit and count, of the present life.
 	CPU(ctx context.Context) (CPU, error)
+}
+
+// CountKind is something that the kernel counts for a daemon, and limits.
+type CountKind string
+
+// What is counted.
+const (
+	Descriptors CountKind = "descriptors" // files and sockets that are open
+	Threads     CountKind = "threads"
+)
+
+// Count is what the kernel says of what a daemon has of something. No limit is the highest number.
+type Count struct {
+	Limit     uint64        `json:"limit"`
+	Used      uint64        `json:"used"`
+	Free      uint64        `json:"free"`      // how many more the kernel would give
+	Refused   uint64        `json:"refused"`   // times that it gave none; it does not count that of descriptors
+	Exhausted bool          `json:"exhausted"` // the limit was set by the harness, in the present life
+	Ended     bool          `json:"ended"`     // it was set in a life that has ended, and not yet in another one
+	Ago       time.Duration `json:"-"`         // how long ago it was set
+}
+
+// CountLimited is implemented by nodes whose descriptors and threads can be limited (CapCounts).
+type CountLimited interface {
+	// Exhaust leaves the daemon no more of something than it has, or lifts that; later lives have it from a moment after their start. It ends with the
+	// agent's control stream, and when that is not renewed.
+	Exhaust(ctx context.Context, what CountKind, on bool) error
+	// Count reads the kernel's limit and count, of the present life.
+	Count(ctx context.Context, what CountKind) (Count, error)
 }
 
 // Exhausted says how a daemon's memory was used up.

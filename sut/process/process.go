@@ -32,6 +32,7 @@ func Missing() cluster.Capabilities {
 		cluster.CapNetwork:   "child processes share this host's network: traffic between them cannot be cut, and there is no agent beside them",
 		cluster.CapClock:     "child processes have no agent beside them that could move their clocks",
 		cluster.CapResources: "child processes share this host's processors: their share is not limited",
+		cluster.CapCounts:    "child processes have no agent beside them that could limit their descriptors and threads",
 		cluster.CapMemory:    "child processes have no control group of their own: their memory cannot be limited",
 	}
 	if why := host.Unavailable(); why != "" {
