@@ -13,6 +13,7 @@ import (
 
 	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/flock"
 )
 
 const (
@@ -59,11 +60,7 @@ func takeLock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, f.Close()
-	}
-	if err != nil {
+	if ok, err := flock.Try(f); !ok {
 		return nil, errors.Join(err, f.Close())
 	}
 	mine, err1 := f.Stat()

@@ -131,7 +131,9 @@ func TestReplicasAgree(t *testing.T) {
 	victim.stop(syscall.SIGKILL)
 	must(t, os.RemoveAll(victim.dir))
 	s.wait("a leader that lives", func() error { // the victim may have been it
-		info, err := st.Info(bg(t))
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // nobody answers while there is no leader
+		defer cancel()
+		info, err := st.Info(ctx)
 		if err == nil && (info.Cluster.Leader == "" || info.Cluster.Leader == "n3") {
 			err = fmt.Errorf("the leader is %q", info.Cluster.Leader)
 		}

@@ -34,6 +34,7 @@ type Damage struct {
 	Length int64  `json:"length"`        // up to the next readable record
 	Seq    uint64 `json:"seq,omitempty"` // guess: the sequence of the message that stood there; 0 where none can be made
 	Why    string `json:"why"`
+	Last   bool   `json:"last,omitempty"`  // in the last block, which is being written to: the power may have failed before all of it was synced
 	Crash  bool   `json:"crash,omitempty"` // a process that was killed may have left this, without anything acknowledged being lost
 }
 

@@ -549,6 +549,7 @@ func (r *recovery) collectDamage() {
 			if d.Kind == Torn && i != len(r.blocks)-1 {
 				d.Kind = Checksum // only the last block is being written to
 			}
+			d.Last = i == len(r.blocks)-1
 			r.damage = append(r.damage, d)
 		}
 	}
