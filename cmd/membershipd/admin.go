@@ -55,10 +55,10 @@ func printStatus(out io.Writer, s health.Status) error {
 			yesNo(s.Posture.Enforce, "enforced", "NOT ENFORCED"), s.Access.Users, s.Access.Roles, s.Access.Rooms, s.Access.Sessions, s.Access.Quarantines),
 		"clients\t" + tlsLine(s.TLS.Clients),
 		"routes\t" + tlsLine(s.TLS.Routes),
-		"", "PEER\tCONNECTED\tSEEN",
+		"", "PEER\tCONNECTED\tSEEN\tCLOCK",
 	}
 	for _, p := range s.Peers {
-		rows = append(rows, fmt.Sprintf("%s\t%t\t%.1f s ago", p.Name, p.Connected, p.SeenSeconds))
+		rows = append(rows, fmt.Sprintf("%s\t%t\t%.1f s ago\t%s", p.Name, p.Connected, p.SeenSeconds, clockWord(p.ClockAheadSeconds)))
 	}
 	rows = append(rows, "", "STREAM\tLEADER\tREPLICAS\tCURRENT\tLAG")
 	for _, b := range append(s.Buckets, s.Audit) {
@@ -70,6 +70,19 @@ func printStatus(out io.Writer, s health.Status) error {
 		}
 	}
 	return w.Flush()
+}
+
+// clockWord says how a peer's clock is, by the clock of the node that was asked.
+func clockWord(ahead *float64) string {
+	switch {
+	case ahead == nil:
+		return "not known"
+	case *ahead > -1.5 && *ahead < 1.5: // it is measured within a second
+		return "the same"
+	case *ahead > 0:
+		return fmt.Sprintf("%.0f s behind", *ahead)
+	}
+	return fmt.Sprintf("%.0f s ahead", -*ahead)
 }
 
 func yesNo(b bool, yes, no string) string {

@@ -145,14 +145,32 @@ func checkNames(t *testing.T, what, expr string, exposed map[string]map[string]b
 	}
 }
 
-// everything scrapes all nodes, after the control API has been used.
+// everything scrapes all nodes, after the control API has been used, once every node has heard of every other: a cluster is ready for work before that.
 func (b *bus) everything(t *testing.T) []model.Vector {
 	t.Helper()
 	b.callAPI(t)
 	var all []model.Vector
-	for _, n := range b.Nodes() {
-		all = append(all, samples(t, n))
-	}
+	await(t, "nodes that all know of each other", func() bool {
+		all = nil
+		whole := true
+		for _, n := range b.Nodes() {
+			v := samples(t, n)
+			all = append(all, v)
+			clocks := 0
+			for _, s := range v {
+				switch s.Metric[model.MetricNameLabel] {
+				case "unibus_posture_degraded":
+					whole = whole && s.Value == 0
+				case "unibus_peer_seen_seconds":
+					whole = whole && s.Value >= 0
+				case "unibus_clock_ahead_seconds":
+					clocks++
+				}
+			}
+			whole = whole && clocks == len(b.Nodes())-1
+		}
+		return whole
+	})
 	return all
 }
 
@@ -167,6 +185,7 @@ var breakages = map[string]func(recorded){
 	"UnibusNodeNotReady":      func(r recorded) { r.with("unibus_ready")[:1].set(0) },
 	"UnibusNodeRestarting":    func(r recorded) { r.with("process_start_time_seconds")[0].changes = 3 },
 	"UnibusPeerUnseen":        func(r recorded) { r.with("unibus_peer_seen_seconds")[:1].set(-1) },
+	"UnibusClocksApart":       func(r recorded) { r.with("unibus_clock_ahead_seconds")[:1].set(-3600) },
 	"UnibusJudgementStale":    func(r recorded) { r.with("unibus_judgement_age_seconds")[:1].set(11) },
 	"UnibusFileDescriptors":   func(r recorded) { r.with("process_open_fds")[:1].set(r.with("process_max_fds")[0].value * 0.9) },
 	"UnibusWritesFail":        func(r recorded) { r.with("unibus_probe_age_seconds")[:1].set(31) },

@@ -249,8 +249,9 @@ func (a *api) finish(ctx context.Context) {
 // oneLine keeps a message within a header.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
+// decode refuses what it does not know: a field that is misspelt, or that a newer version has, may be the one that says on which condition to write.
 func decode(data []byte, into any) error {
-	if err := json.Unmarshal(data, into); err != nil {
+	if err := access.Decode(data, into); err != nil {
 		return control.Errorf(control.Invalid, "the request is not the JSON that this call takes: %v", err)
 	}
 	return nil

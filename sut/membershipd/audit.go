@@ -138,10 +138,14 @@ func (a *auditor) setAudited(bucket string, revision uint64) {
 // before it was read. Usually that takes one look at the bucket. While there is no trail, a key that has had so many changes is refused more of them:
 // an [*control.Error], as opposed to the error of a read that failed. Either way nothing was written.
 func (a *auditor) room(ctx context.Context, bucket, key string, limit int) error {
+	behind := control.Errorf(control.Unavailable, "the audit trail is behind: %d changes of %q are not in it yet, and more would push them out of the bucket's history", limit, key)
 	for asked := false; ; {
 		known := a.audited(bucket)
 		missing, err := a.missing(ctx, bucket, key, known, limit)
-		if err != nil || missing < limit {
+		switch {
+		case asked && ctx.Err() != nil: // a read that the end of the time cut short
+			return behind
+		case err != nil || missing < limit:
 			return err
 		}
 		if _, err := a.last(ctx, bucket); err == nil && a.audited(bucket) > known {
@@ -152,7 +156,7 @@ func (a *auditor) room(ctx context.Context, bucket, key string, limit int) error
 			a.ask()
 		}
 		if !sleep(ctx, auditRoomWait) {
-			return control.Errorf(control.Unavailable, "the audit trail is behind: %d changes of %q are not in it yet, and more would push them out of the bucket's history", missing, key)
+			return behind
 		}
 	}
 }

@@ -65,6 +65,7 @@ type Config struct {
 	MaxMemory        int64
 	MaxStore         int64
 	OnDamage         string // what to do when the audit of the store finds damage: OnDamageRebuild, OnDamageStayOut or OnDamageIgnore
+	OnClock          string // what to do when the clock is not that of the others, at a start: OnClockStayOut or OnClockIgnore
 	Version          string
 
 	// Log receives everything that the daemon and its embedded server have to say; nil discards it.
@@ -87,6 +88,7 @@ func DefaultConfig() Config {
 		MaxMemory:     defaultMaxMemory,
 		MaxStore:      defaultMaxStore,
 		OnDamage:      OnDamageRebuild,
+		OnClock:       OnClockStayOut,
 		Version:       "devel",
 	}
 }
@@ -186,6 +188,9 @@ func (c Config) checkStore() error {
 	case OnDamageRebuild, OnDamageStayOut, OnDamageIgnore:
 	default:
 		return fmt.Errorf("--on-damage %q: want %s, %s or %s", c.OnDamage, OnDamageRebuild, OnDamageStayOut, OnDamageIgnore)
+	}
+	if c.OnClock != OnClockStayOut && c.OnClock != OnClockIgnore {
+		return fmt.Errorf("--on-clock %q: want %s or %s", c.OnClock, OnClockStayOut, OnClockIgnore)
 	}
 	_, err := c.syncInterval()
 	return err

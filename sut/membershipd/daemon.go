@@ -48,6 +48,7 @@ type Daemon struct {
 	cfg     Config
 	log     *slog.Logger
 	started time.Time
+	now     func() time.Time // the clock that is compared with those of other nodes
 
 	eval    *evaluator
 	disk    *diskProber
@@ -55,6 +56,7 @@ type Daemon struct {
 	metrics *metrics
 	want    wanted
 	beats   *heartbeats
+	clocks  clocks
 	fatal   chan error    // the first error that must end the process
 	tls     *certificates // set by Run, before anything asks for them
 	reloads chan struct{} // see Reload
@@ -82,7 +84,7 @@ func New(cfg Config) (*Daemon, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: cfg, log: cfg.logger().With("node", cfg.Name), fatal: make(chan error, 1), reloads: make(chan struct{}, 1), beats: newHeartbeats(cfg.Name)}
+	d := &Daemon{cfg: cfg, now: time.Now, log: cfg.logger().With("node", cfg.Name), fatal: make(chan error, 1), reloads: make(chan struct{}, 1), beats: newHeartbeats(cfg.Name)}
 	d.want.raise(cfg.Replicas)
 	if mutant.Planted == mutant.BucketsAtR1 {
 		d.want.n.Store(1)
@@ -127,6 +129,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer stop()
+	last, err := lastAlive(d.cfg.DataDir) // before the probe of the disk
+	if err != nil {
+		return err
+	}
 	tasks.Go(func() { d.eval.run(life) })
 	tasks.Go(func() { d.tls.watch(life, d.reloads) })
 	tasks.Go(func() { d.disk.run(life) })
@@ -134,6 +140,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	}
 	if met, err := d.meet(ctx); !met {
+		return err
+	}
+	if right, err := d.checkClock(ctx, secrets, last); !right {
 		return err
 	}
 	if whole, err := d.mend(ctx, secrets); !whole {
@@ -355,11 +364,19 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 	if err != nil {
 		return nil, fmt.Errorf("listen for changes: %w", err)
 	}
-	asked, err := nc.Subscribe(subjectReplicas, func(m *nats.Msg) { answerReplicas(srv, d.cfg.Name, func() bool { return d.eval.view().Ready }, m) })
+	ready := func() bool { return d.eval.view().Ready }
+	asked, err := nc.Subscribe(subjectReplicas, func(m *nats.Msg) { answerReplicas(srv, d.cfg.Name, ready, m) })
 	if err != nil {
 		return nil, fmt.Errorf("listen for questions about replicas: %w", err)
 	}
-	context.AfterFunc(ctx, func() { _ = errors.Join(sub.Unsubscribe(), asked.Unsubscribe()) })
+	clock, err := nc.Subscribe(subjectClock, func(m *nats.Msg) { d.answerClock(ready, m) })
+	if err != nil {
+		return nil, fmt.Errorf("listen for questions about the time: %w", err)
+	}
+	tasks.Go(func() {
+		d.clocks.run(ctx, d.log, func(ctx context.Context) []clockOffset { return d.askClocks(ctx, nc) })
+	})
+	context.AfterFunc(ctx, func() { _ = errors.Join(sub.Unsubscribe(), asked.Unsubscribe(), clock.Unsubscribe()) })
 	tasks.Go(func() { d.auditRebuilds(ctx, js, s) })
 	a := &api{
 		js: js, log: d.log, node: d.cfg.Name, size: len(d.cfg.Routes), plane: d.users, follow: followers, reserved: s.reserved,

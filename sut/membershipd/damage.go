@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,9 @@ type damage struct {
 	Dir      string `json:"dir"`    // below the data directory
 	Replicas int    `json:"-"`      // as configured; 0 if not known
 	Why      string `json:"why"`
+	// Tail is true where all of it is in the last block of what other nodes have, too: what was not synced when the power failed looks like that. The
+	// embedded server cuts such a block off at the first bad record, and Raft brings back what was committed.
+	Tail bool `json:"tail"`
 }
 
 func (d damage) String() string {
@@ -62,8 +66,11 @@ func (d damage) String() string {
 //
 //	audit -> clean ------------------------------------------------------------------------> start
 //	      -> damaged -> stay-out: wait for a human
-//	                 -> rebuild: ask the others, over a server without JetStream, until a
+//	                 -> rebuild: cut off what the node's own Raft log brings back ------------> start, replay
+//	                    ask the others about the rest, over a server without JetStream, until a
 //	                    majority without this node holds it all -> move it aside ------------> start, catch up
+//	                    or so many of them stay out themselves that there will be none
+//	                    (a power failure of all), and only ends of streams are damaged ------> start, let Raft mend it
 type storeGuard struct {
 	cfg     Config
 	log     *slog.Logger
@@ -199,6 +206,7 @@ func (g *storeGuard) auditOne(ctx context.Context, s storeDir) (d damage, bad bo
 	case len(a.Damaged) == 0:
 		return damage{}, false
 	default:
+		d.Tail = (s.group || d.Replicas > 1) && !slices.ContainsFunc(a.Damaged, func(x store.Damage) bool { return !x.Last })
 		first := a.Damaged[0]
 		d.Why = fmt.Sprintf("block %d at offset %d: %s (%s)", first.Block, first.Offset, first.Why, first.Kind)
 		if more := len(a.Damaged) - 1; more > 0 {
@@ -249,6 +257,22 @@ func rebuildable(found []damage, said []replicaAnswer, self string, clusterSize 
 	return gone, ""
 }
 
+// deadlocked says whether waiting has no end: so many other nodes stay out for their own damage that there is no majority without this one, and none will
+// come. If then only ends are damaged here, the node may start as plain nats-server would. After a power failure of all nodes that is the way back: what was
+// acknowledged is in the synced logs of the groups.
+func deadlocked(found []damage, said []replicaAnswer, self string, clusterSize int) bool {
+	if slices.ContainsFunc(found, func(d damage) bool { return !d.Tail }) {
+		return false
+	}
+	out := map[string]bool{}
+	for _, a := range said {
+		if a.Held && a.Node != self {
+			out[a.Node] = true
+		}
+	}
+	return clusterSize-1-len(out) < clusterSize/2+1
+}
+
 // other is the directory of the stream of a damaged Raft group, or of the group of a damaged stream.
 func (w groupWord) other(d damage) []string {
 	account, name, ok := strings.Cut(w.Stream, "/")
@@ -269,18 +293,11 @@ func nameIsDir(s string) bool {
 // moveAside renames the directories into a directory of their own, Raft groups first: with its group's log gone and its data still there, a stream is
 // found again by the next start, which is not so the other way round.
 func (g *storeGuard) moveAside(found []damage, dirs []string, now time.Time) (kept string, err error) {
-	kept = filepath.Join(damagedDir, now.UTC().Format("20060102T150405.000Z"))
-	why, err := json.MarshalIndent(found, "", "  ")
+	kept, err = g.keepDir(found, now)
 	if err != nil {
 		return "", err
 	}
 	top := filepath.Join(g.cfg.DataDir, kept)
-	if err := os.MkdirAll(top, dirMode); err != nil {
-		return "", fmt.Errorf("move damaged data aside: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(top, damagedWhy), append(why, '\n'), secretMode); err != nil {
-		return "", fmt.Errorf("move damaged data aside: %w", err)
-	}
 	done := map[string]bool{}
 	for _, groups := range []bool{true, false} {
 		for _, dir := range dirs {
@@ -293,6 +310,23 @@ func (g *storeGuard) moveAside(found []damage, dirs []string, now time.Time) (ke
 				return "", fmt.Errorf("move damaged data aside: %w", err)
 			}
 		}
+	}
+	return kept, nil
+}
+
+// keepDir makes the directory for what is moved aside now, with the reason in it.
+func (g *storeGuard) keepDir(found []damage, now time.Time) (kept string, err error) {
+	kept = filepath.Join(damagedDir, now.UTC().Format("20060102T150405.000Z"))
+	why, err := json.MarshalIndent(found, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	top := filepath.Join(g.cfg.DataDir, kept)
+	if err = os.MkdirAll(top, dirMode); err == nil {
+		err = os.WriteFile(filepath.Join(top, damagedWhy), append(why, '\n'), secretMode)
+	}
+	if err != nil {
+		return "", fmt.Errorf("move damaged data aside: %w", err)
 	}
 	return kept, nil
 }
@@ -371,18 +405,38 @@ func (d *Daemon) mend(ctx context.Context, s secrets) (bool, error) {
 		<-ctx.Done()
 		return false, nil
 	}
+	if found, err = g.cutOff(ctx, found, time.Now()); err != nil {
+		return false, err
+	}
+	g.tell(func(s *health.Store) { s.Damaged = append([]string{}, list(found)...) })
+	if len(found) == 0 {
+		g.because("")
+		return true, nil
+	}
 	g.because(head + " until the others have answered")
 	dirs, err := d.askOthers(ctx, s, found, func(why string) { g.because(head + ": " + why) })
 	if err != nil || dirs == nil {
 		return false, err
 	}
+	if len(dirs) == 0 {
+		d.log.Warn("the ends of streams are damaged, and there will be no majority without this node: it starts, and Raft mends them", "what", strings.Join(list(found), "; "))
+		g.tell(func(s *health.Store) { s.Damaged = []string{} })
+		g.because("")
+		return true, nil
+	}
 	kept, err := g.moveAside(found, dirs, time.Now())
 	if err != nil {
 		return false, err
 	}
-	g.moved = found
-	g.rebuilt.Store(int64(len(found)))
-	g.tell(func(s *health.Store) { s.Rebuilt, s.Kept, s.Damaged = list(found), kept, []string{} })
+	g.mended(found, kept)
+	g.tell(func(s *health.Store) { s.Damaged = []string{} })
 	g.because("")
 	return true, nil
+}
+
+// mended is told once what was cut off, and once what was moved aside.
+func (g *storeGuard) mended(found []damage, kept string) {
+	g.moved = append(g.moved, found...)
+	g.rebuilt.Store(int64(len(g.moved)))
+	g.tell(func(s *health.Store) { s.Rebuilt, s.Kept = list(g.moved), kept })
 }

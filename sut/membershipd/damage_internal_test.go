@@ -70,6 +70,37 @@ func TestRebuildable(t *testing.T) {
 	}
 }
 
+// TestDeadlocked: only when no majority without this node is left or will come, and only for ends.
+func TestDeadlocked(t *testing.T) {
+	end, middle := damage{Target: "BUS/ORDERS", Replicas: 3, Tail: true}, damage{Target: "BUS/LEDGER", Replicas: 3}
+	held := func(nodes ...string) (said []replicaAnswer) {
+		for _, n := range nodes {
+			said = append(said, replicaAnswer{Node: n, Held: true})
+		}
+		return said
+	}
+	for _, c := range []struct {
+		name  string
+		found []damage
+		said  []replicaAnswer
+		size  int
+		want  bool
+	}{
+		{"all stay out", []damage{end, end}, held("n1", "n3"), 3, true},
+		{"one of the others does", []damage{end}, held("n3"), 3, true},
+		{"one of the others does, and says it twice", []damage{end}, held("n3", "n3"), 5, false},
+		{"two of four others", []damage{end}, held("n3", "n4"), 5, true},
+		{"nobody else", []damage{end}, nil, 3, false},
+		{"the others run", []damage{end}, []replicaAnswer{{Node: "n1"}, {Node: "n3"}}, 3, false},
+		{"its own word does not count", []damage{end}, held("n2"), 3, false},
+		{"not the end", []damage{end, middle}, held("n1", "n3"), 3, false},
+	} {
+		if got := deadlocked(c.found, c.said, "n2", c.size); got != c.want {
+			t.Errorf("%s: %t", c.name, got)
+		}
+	}
+}
+
 func sorted(s []string) []string {
 	s = slices.Clone(s)
 	slices.Sort(s)
@@ -210,5 +241,70 @@ func TestDamagedNodeIsRebuilt(t *testing.T) {
 	untilTrue(t, "n2 runs", func() bool { return c.nodes[1].running.Load() != nil && c.holds(1, "DMG") > 0 })
 	if n := c.holds(1, "DMG"); n == damagedMsgs {
 		t.Logf("the server kept all %d messages in spite of the damage: the audit is no longer needed", n)
+	}
+}
+
+// TestPowerFailureIsMended: all three nodes find the same stream damaged, far from its end, as after a power failure of all. Each cuts it off and has its own
+// Raft log bring it back; nobody waits for anybody.
+func TestPowerFailureIsMended(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a cluster")
+	}
+	const msgs = 400
+	c := newInProcess(t, nil)
+	c.startAll()
+	js, err := jetstream.New(c.nodes[0].running.Load().nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
+	defer cancel()
+	untilTrue(t, "the stream is made", func() bool {
+		_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "CUT", Subjects: []string{"CUT"}, Replicas: 3, MaxBytes: 127_000}) // blocks of 32,000 bytes
+		return err == nil
+	})
+	for range msgs {
+		if _, err := js.Publish(ctx, "CUT", make([]byte, 200)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	untilTrue(t, "all hold all", func() bool {
+		return c.holds(0, "CUT") == msgs && c.holds(1, "CUT") == msgs && c.holds(2, "CUT") == msgs
+	})
+	images := make([]string, 3) // as the disks are now: a polite stop would write snapshots
+	for i := range images {
+		images[i] = t.TempDir()
+		if err := os.CopyFS(images[i], os.DirFS(c.confs[i].DataDir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(images[i], "internal.nk"), 0o600); err != nil { // a copy can be read by all
+			t.Fatal(err)
+		}
+	}
+	for i := range images {
+		c.stop(i)
+		c.confs[i].DataDir = images[i]
+		flip := filepath.Join(images[i], "jetstream", accountControl, "streams", "CUT", "msgs", "2.blk")
+		b, err := os.ReadFile(flip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[5_000+3_000*i] ^= 1
+		if err := os.WriteFile(flip, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.startAll()
+	untilTrue(t, "all hold all again", func() bool {
+		return c.holds(0, "CUT") == msgs && c.holds(1, "CUT") == msgs && c.holds(2, "CUT") == msgs
+	})
+	for i, n := range c.nodes {
+		s := n.status().Store
+		if len(s.Rebuilt) != 1 || !strings.Contains(s.Rebuilt[0], "cut off behind sequence") || len(s.Damaged) != 0 {
+			t.Errorf("n%d: %+v", i+1, s)
+		}
+		if fi, err := os.Stat(filepath.Join(images[i], s.Kept, "jetstream", accountControl, "streams", "CUT", "msgs", "2.blk")); err != nil || fi.Size() < 20_000 {
+			t.Errorf("n%d: the damaged block was not kept: %v", i+1, err)
+		}
 	}
 }

@@ -14,10 +14,11 @@ import (
 )
 
 const (
-	subjectReplicas   = "unibus.internal.replicas" // in CONTROL, which no user can reach
-	replicasInterval  = time.Second                // between two questions
-	replicasPatience  = 800 * time.Millisecond     // for all answers to one
-	replicasQuestions = 10_000                     // targets in one question that are answered
+	subjectReplicas   = "unibus.internal.copies" // in CONTROL, which no user can reach
+	replicasInterval  = time.Second              // between two questions
+	replicasPatience  = 800 * time.Millisecond   // for all answers to one
+	stuckQuestions    = 3                        // in a row whose answers say that waiting has no end: the others are to hear of it, too
+	replicasQuestions = 10_000                   // targets in one question that are answered
 )
 
 // replicaQuestion is asked by a node that is about to lose its copies of some groups.
@@ -29,6 +30,7 @@ type replicaQuestion struct {
 // replicaAnswer is what another node knows of them.
 type replicaAnswer struct {
 	Node  string               `json:"node"`
+	Held  bool                 `json:"held"`  // its own store is damaged, and it waits as who asks does
 	Ready bool                 `json:"ready"` // it takes part in a quorum, and its copies of the control plane are current
 	Words map[string]groupWord `json:"words"` // of those targets that it holds itself
 }
@@ -110,42 +112,41 @@ func (w *groupWord) fill(g server.RaftzGroup, without string) {
 	}
 }
 
-// askOthers asks until a majority without this node holds what is damaged, and returns the directories that may go; none when ctx ended first.
-//
-// It asks over the routes, which are authenticated and encrypted as ever, by means of a server that has no JetStream and takes no clients.
+// answerHeld is the answer of a node that asks itself.
+func answerHeld(name string, m *nats.Msg) {
+	var q replicaQuestion
+	if json.Unmarshal(m.Data, &q) != nil || q.Node == name {
+		return
+	}
+	if body, err := json.Marshal(replicaAnswer{Node: name, Held: true}); err == nil {
+		_ = m.Respond(body) // who asks asks again
+	}
+}
+
+// askOthers asks until a majority without this node holds what is damaged, and returns the directories that may go; nil when ctx ended first, and an empty
+// list when none has to go (see deadlocked).
 func (d *Daemon) askOthers(ctx context.Context, s secrets, found []damage, waits func(why string)) ([]string, error) {
-	opts, err := serverOptions(d.cfg, s.routePass, d.tls)
+	nc, stop, err := d.quietServer(s)
 	if err != nil {
 		return nil, err
 	}
-	opts.JetStream, opts.HTTPPort = false, 0
-	// Without a listener for clients the embedded server never opens its routes. This one lets in nobody, and nobody is told of it.
-	opts.Host, opts.Port, opts.ClientAdvertise, opts.Cluster.NoAdvertise = "127.0.0.1", server.RANDOM_PORT, "", true
-	auth := &authenticator{log: d.log, outcome: func(bool) {}, directories: []directory{internalDirectory{s.publicKey}}}
-	opts.CustomClientAuthentication = auth
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errServer, err)
+	defer stop()
+	if _, err := nc.Subscribe(subjectReplicas, func(m *nats.Msg) { answerHeld(d.cfg.Name, m) }); err != nil {
+		return nil, fmt.Errorf("listen for questions about replicas: %w", err)
 	}
-	auth.account = srv.LookupAccount
-	srv.SetLoggerV2(&serverLog{log: d.log.With("from", "nats-server without JetStream"), fatal: d.fatal}, false, false, false)
-	srv.Start()
-	defer func() {
-		srv.Shutdown()
-		srv.WaitForShutdown() // its ports are needed
-	}()
-	nc, err := connectInternal(srv, s)
-	if err != nil {
-		return nil, err
-	}
-	defer nc.Close()
 	t := time.NewTicker(replicasInterval)
 	defer t.Stop()
-	last := ""
+	last, stuck := "", 0
 	for {
-		dirs, wait := rebuildable(found, askReplicas(ctx, nc, d.cfg.Name, found), d.cfg.Name, len(d.cfg.Routes))
+		said := askReplicas(ctx, nc, d.cfg.Name, found)
+		dirs, wait := rebuildable(found, said, d.cfg.Name, len(d.cfg.Routes))
 		if wait == "" {
 			return dirs, nil
+		}
+		if !deadlocked(found, said, d.cfg.Name, len(d.cfg.Routes)) {
+			stuck = 0
+		} else if stuck++; stuck == stuckQuestions {
+			return []string{}, nil
 		}
 		waits(wait)
 		if wait != last {
@@ -162,6 +163,43 @@ func (d *Daemon) askOthers(ctx context.Context, s secrets, found []damage, waits
 	}
 }
 
+// quietServer is a server that has no JetStream and takes no clients. By means of it a node that does not start yet asks the others over the routes, which
+// are authenticated and encrypted as ever. stop ends it, and frees its ports.
+func (d *Daemon) quietServer(s secrets) (nc *nats.Conn, stop func(), err error) {
+	opts, err := serverOptions(d.cfg, s.routePass, d.tls)
+	if err != nil {
+		return nil, nil, err
+	}
+	opts.HTTPPort = 0
+	// Without a listener for clients the embedded server never opens its routes. This one lets in nobody, and nobody is told of it.
+	opts.Host, opts.Port, opts.ClientAdvertise, opts.Cluster.NoAdvertise = "127.0.0.1", server.RANDOM_PORT, "", true
+	auth := &authenticator{log: d.log, outcome: func(bool) {}, directories: []directory{internalDirectory{s.publicKey}}}
+	opts.CustomClientAuthentication = auth
+	// It must say of itself that it has JetStream, as this node will: others that are being started would take the cluster for one that has fewer nodes
+	// with JetStream, for good.
+	opts.JetStream = true
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errServer, err)
+	}
+	opts.JetStream = false // the server shares the options, and looks at this one when it is started
+	auth.account = srv.LookupAccount
+	srv.SetLoggerV2(&serverLog{log: d.log.With("from", "nats-server without JetStream"), fatal: d.fatal}, false, false, false)
+	srv.Start()
+	shut := func() {
+		srv.Shutdown()
+		srv.WaitForShutdown() // its ports are needed
+	}
+	if nc, err = connectInternal(srv, s); err != nil {
+		shut()
+		return nil, nil, err
+	}
+	return nc, func() {
+		nc.Close()
+		shut()
+	}, nil
+}
+
 func askReplicas(ctx context.Context, nc *nats.Conn, self string, found []damage) (said []replicaAnswer) {
 	q := replicaQuestion{Node: self}
 	for _, d := range found[:min(len(found), replicasQuestions)] {
@@ -171,13 +209,24 @@ func askReplicas(ctx context.Context, nc *nats.Conn, self string, found []damage
 	if err != nil {
 		return nil
 	}
+	for _, m := range askAll(ctx, nc, subjectReplicas, body) {
+		var a replicaAnswer
+		if json.Unmarshal(m.Data, &a) == nil {
+			said = append(said, a)
+		}
+	}
+	return said
+}
+
+// askAll asks whoever listens, and gathers the answers for replicasPatience.
+func askAll(ctx context.Context, nc *nats.Conn, subject string, body []byte) (answers []*nats.Msg) {
 	inbox := nc.NewInbox()
 	sub, err := nc.SubscribeSync(inbox)
 	if err != nil {
 		return nil
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // the connection is about to close
-	if nc.PublishRequest(subjectReplicas, inbox, body) != nil {
+	if nc.PublishRequest(subject, inbox, body) != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, replicasPatience)
@@ -185,12 +234,9 @@ func askReplicas(ctx context.Context, nc *nats.Conn, self string, found []damage
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return said
+			return answers
 		}
-		var a replicaAnswer
-		if json.Unmarshal(m.Data, &a) == nil {
-			said = append(said, a)
-		}
+		answers = append(answers, m)
 	}
 }
 

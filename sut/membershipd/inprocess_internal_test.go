@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type inProcess struct {
 	nodes [3]*Daemon
 	stops [3]func()
 	admin nkeys.KeyPair
+	clock [3]atomic.Int64 // by how much each node's clock is ahead, as far as it compares it
 }
 
 // lockedBuffer takes the logs of several daemons.
@@ -123,6 +125,7 @@ func (c *inProcess) start(i int) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	d.now = func() time.Time { return time.Now().Add(time.Duration(c.clock[i].Load())) }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -75,6 +75,7 @@ var (
 	descCurrent     = gauge("bucket_current", "1 if the stream can be written and this node's replica is current.", "bucket")
 	descLag         = gauge("bucket_lag", "Entries that a replica is behind.", "bucket")
 	descPeer        = gauge("peer_seen_seconds", "Since another node was last heard of; -1 for never.", "peer")
+	descClock       = gauge("clock_ahead_seconds", "By how much this node's clock is ahead of another one's, within a second.", "peer")
 	descProbe       = gauge("probe_age_seconds", "Since the last write through a quorum was begun; -1 for never.")
 	descAge         = gauge("judgement_age_seconds", "Since readiness was last judged.")
 	descDegraded    = gauge("posture_degraded", "1 if the loss of one more node may stop the control plane.")
@@ -99,7 +100,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInfo, descReady, descHave, descNeed, descSize, descLeader, descIsLeader, descReplicas, descWant,
-		descCurrent, descLag, descPeer, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed,
+		descCurrent, descLag, descPeer, descClock, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed,
 		descUsers, descQuarantined, descUsersAge, descUsersLoaded, descApplied, descSessions, descEnforce, descKicked, descRewinds,
 		descAuditBytes, descAuditTook, descDamaged, descRebuilt} {
 		ch <- d
@@ -127,6 +128,9 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	set(descDegraded, one(s.Posture.State != health.PostureOK))
 	for _, p := range s.Peers {
 		set(descPeer, p.SeenSeconds, p.Name)
+		if p.ClockAheadSeconds != nil {
+			set(descClock, *p.ClockAheadSeconds, p.Name)
+		}
 	}
 	streams := s.Buckets
 	if s.Audit.Name != "" {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -40,8 +41,11 @@ func (d *Daemon) status() health.Status {
 		Node: d.cfg.Name, Version: d.cfg.Version, Digest: binaryDigest(),
 		Ready: s.Ready, Reasons: emptyNotNil(s.Reasons),
 		ClusterSize: len(d.cfg.Routes), Quorum: s.Quorum, MetaLeader: s.facts.Meta.Leader,
-		Peers: emptyNotNil(s.Peers), Buckets: emptyNotNil(s.Buckets), Audit: s.Audit, Posture: s.Posture,
+		Peers: emptyNotNil(slices.Clone(s.Peers)), Buckets: emptyNotNil(s.Buckets), Audit: s.Audit, Posture: s.Posture,
 		ProbeSeconds: secondsOrNever(d.probeAge()), AgeSeconds: time.Since(s.at).Seconds(), UptimeSeconds: time.Since(d.started).Seconds(),
+	}
+	for i := range out.Peers {
+		out.Peers[i].ClockAheadSeconds = d.clocks.ahead(out.Peers[i].Name)
 	}
 	out.Access, out.Store = d.access(), *d.guard.told.Load()
 	out.TLS = d.tls.status(time.Now())

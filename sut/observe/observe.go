@@ -109,22 +109,39 @@ var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 // Get fetches a URL with a bound and returns status and body. An error means that there was no answer.
 func Get(ctx context.Context, url string) (int, []byte, error) {
+	code, _, body, err := get(ctx, url)
+	return code, body, err
+}
+
+// Date is the time of whoever answers a GET of url, in whole seconds, as every answer in HTTP says it.
+func Date(ctx context.Context, url string) (time.Time, error) {
+	_, header, _, err := get(ctx, url)
+	if err != nil {
+		return time.Time{}, err
+	}
+	t, err := http.ParseTime(header.Get("Date"))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask %s: read its date: %w", url, err)
+	}
+	return t, nil
+}
+
+func get(ctx context.Context, url string) (code int, header http.Header, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask %s: %w", url, err)
+		return 0, nil, nil, fmt.Errorf("ask %s: %w", url, err)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask %s: %w", url, err)
+		return 0, nil, nil, fmt.Errorf("ask %s: %w", url, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // read-only: nothing is lost
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if err != nil {
-		return 0, nil, fmt.Errorf("ask %s: %w", url, err)
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody)); err != nil {
+		return 0, nil, nil, fmt.Errorf("ask %s: %w", url, err)
 	}
-	return resp.StatusCode, body, nil
+	return resp.StatusCode, resp.Header, body, nil
 }
 
 // Metric reads one series without labels from what membershipd offers to Prometheus.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -363,5 +364,26 @@ func TestGetHasABound(t *testing.T) {
 	}
 	if _, _, err := Get(t.Context(), "://"); err == nil {
 		t.Error("no error for what is no address")
+	}
+}
+
+func TestDate(t *testing.T) {
+	there := time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
+	said := there.Format(http.TimeFormat)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", said)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer srv.Close()
+	if got, err := Date(t.Context(), srv.URL); err != nil || !got.Equal(there) {
+		t.Errorf("%v, %v", got, err)
+	}
+	said = "yesterday"
+	if got, err := Date(t.Context(), srv.URL); err == nil {
+		t.Errorf("%q is the date %v", said, got)
+	}
+	srv.Close()
+	if _, err := Date(t.Context(), srv.URL); err == nil {
+		t.Error("nobody answers, and there is a date")
 	}
 }

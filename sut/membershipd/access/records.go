@@ -236,13 +236,28 @@ func parse(value []byte, into any) error {
 	if len(value) > MaxRecord {
 		return invalid("the record has %d bytes, and %d is the limit", len(value), MaxRecord)
 	}
+	err := Decode(value, into)
+	if errors.Is(err, ErrBehind) {
+		return invalid("the record goes on after its end")
+	}
+	if err != nil {
+		return invalid("the record is not the JSON of its kind: %v", err)
+	}
+	return nil
+}
+
+// ErrBehind means that the JSON is followed by something.
+var ErrBehind = errors.New("something is behind it")
+
+// Decode reads the JSON of a record or a request, which is all of value. Errors: a field that into does not have, ErrBehind, or what encoding/json says.
+func Decode(value []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(value))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return invalid("the record is not the JSON of its kind: %v", err)
+		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return invalid("the record goes on after its end")
+		return ErrBehind
 	}
 	return nil
 }
