@@ -32,8 +32,9 @@ const Name = "docker"
 
 // Bounds of talking to the engine.
 const (
-	availableTimeout = 3 * time.Second
-	reachTimeout     = 2 * time.Second
+	connectTimeout = 3 * time.Second
+	answerTimeout  = 15 * time.Second // on a machine with more to do than it can, an engine takes seconds
+	reachTimeout   = 2 * time.Second
 )
 
 // Options of a Backend.
@@ -81,7 +82,8 @@ func newProvider() (*testcontainers.DockerProvider, error) {
 	return p, nil
 }
 
-// Available says whether an engine answers, within three seconds.
+// Available says whether an engine answers: ErrNoEngine where none takes a connection, ErrSilentEngine where one does and then says nothing for
+// fifteen seconds.
 func Available(ctx context.Context) error {
 	_, err := Engine(ctx)
 	return err
@@ -89,7 +91,7 @@ func Available(ctx context.Context) error {
 
 // Engine is the engine's name and version, for reports.
 func Engine(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, availableTimeout)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	type answer struct {
 		s   string
@@ -104,7 +106,7 @@ func Engine(ctx context.Context) (string, error) {
 	case a := <-ch:
 		return a.s, a.err
 	case <-ctx.Done():
-		return "", fmt.Errorf("%w within %v", ErrNoEngine, availableTimeout)
+		return "", fmt.Errorf("%w within %v", unanswered(ctx), answerTimeout)
 	}
 }
 
@@ -119,13 +121,13 @@ func engine(ctx context.Context) (string, error) {
 	defer func() { _ = p.Close() }() // only asked a question
 	v, err := p.Client().ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNoEngine, err)
+		return "", fmt.Errorf("%w: %w", unanswered(ctx), err)
 	}
 	return fmt.Sprintf("Docker Engine %s, API %s", v.Version, v.APIVersion), nil
 }
 
 // named asks the engine that DOCKER_HOST names, if it does: testcontainers would take another one when that does not answer, and clusters
-// would run where nobody wanted them.
+// would run where nobody wanted them. The address has connectTimeout to take a connection, which does not need the engine to be quick.
 func named(ctx context.Context) error {
 	host := os.Getenv(client.EnvOverrideHost)
 	if host == "" {
@@ -136,10 +138,25 @@ func named(ctx context.Context) error {
 		return fmt.Errorf("%w at %s: %w", ErrNoEngine, host, err)
 	}
 	defer func() { _ = cli.Close() }() // only asked a question
-	if _, err := cli.Ping(ctx, client.PingOptions{}); err != nil {
+	dialling, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := cli.Dialer()(dialling)
+	if err != nil {
 		return fmt.Errorf("%w at %s: %w", ErrNoEngine, host, err)
 	}
+	_ = conn.Close() // nothing was sent
+	if _, err := cli.Ping(ctx, client.PingOptions{}); err != nil {
+		return fmt.Errorf("%w at %s: %w", unanswered(ctx), host, err)
+	}
 	return nil
+}
+
+// unanswered is the error of a question that failed: an engine that had no more time is another case than one that is not there.
+func unanswered(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ErrSilentEngine
+	}
+	return ErrNoEngine
 }
 
 // New connects to the engine.

@@ -8,11 +8,13 @@ import (
 
 // Errors that callers test for.
 var (
-	ErrNoEngine  = errors.New("no Docker engine answers")
-	ErrDiskFull  = errors.New("the disk of the Docker engine is full")
-	ErrPortTaken = errors.New("a port that the cluster needs is taken")
-	ErrNoNetwork = errors.New("the Docker engine has no address range left for another network ('chaos sweep' removes what dead runs left)")
-	ErrNameTaken = errors.New("a cluster of that run and name is there already")
+	ErrNoEngine = errors.New("no Docker engine answers")
+	// ErrSilentEngine is of an engine that is there and may well have containers of ours.
+	ErrSilentEngine = errors.New("the Docker engine takes connections, but does not answer")
+	ErrDiskFull     = errors.New("the disk of the Docker engine is full")
+	ErrPortTaken    = errors.New("a port that the cluster needs is taken")
+	ErrNoNetwork    = errors.New("the Docker engine has no address range left for another network ('chaos sweep' removes what dead runs left)")
+	ErrNameTaken    = errors.New("a cluster of that run and name is there already")
 )
 
 // signs are what the engine says, which gives most of its errors as text only.

@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -282,8 +283,23 @@ func (w watch) sentence(want agent.ClockParams) string {
 	}
 }
 
-// readClock asks the daemon for the time, as nats-server's own monitoring says it.
+// readClock asks the daemon for the time, as nats-server's own monitoring says it. A daemon whose server does not run says it in whole seconds, with whatever
+// else it answers.
 func readClock(ctx context.Context, n cluster.Node) (reading, error) {
+	r, err := readVarz(ctx, n)
+	if err == nil || n.Endpoints().Ready == "" {
+		return r, err
+	}
+	before := time.Now()
+	date, errDate := observe.Date(ctx, n.Endpoints().Ready)
+	if errDate != nil {
+		return reading{}, errors.Join(err, errDate)
+	}
+	after := time.Now()
+	return reading{before.Add(after.Sub(before) / 2), date.Sub(after), date.Add(time.Second).Sub(before)}, nil
+}
+
+func readVarz(ctx context.Context, n cluster.Node) (reading, error) {
 	before := time.Now()
 	_, body, err := observe.Get(ctx, n.Endpoints().Monitor+"/varz")
 	if err != nil {
@@ -305,23 +321,12 @@ func (f *skew) Bystander(ctx context.Context, c cluster.Cluster) (Observation, b
 }
 
 func (f *skew) bystanderExcept(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
-	others := without(c, exclude)
-	if len(others) == 0 {
-		return Observation{}, false, nil
-	}
-	found, err := ask(others, func(n cluster.Node) (time.Duration, error) {
+	return bystanders(c, exclude, "the other nodes' clocks are right", "ahead_seconds", func(n cluster.Node) (float64, string, error) {
 		r, err := readClock(ctx, n)
-		return r.middle(), nodeError(n.ID(), "ask the time of", err)
-	})
-	if err != nil {
-		return Observation{}, false, err
-	}
-	o := Observation{Detail: "the other nodes' clocks are right", Figures: map[string]float64{}}
-	for id, ahead := range found {
-		o.Figures[string(id)+".ahead_seconds"] = ahead.Seconds()
-		if !near(ahead, 0) {
-			o.InForce, o.Detail = true, fmt.Sprintf("the clock of %s is %v ahead", id, ahead)
+		ahead := r.middle()
+		if err != nil || near(ahead, 0) {
+			return ahead.Seconds(), "", nodeError(n.ID(), "ask the time of", err)
 		}
-	}
-	return o, true, nil
+		return ahead.Seconds(), fmt.Sprintf("the clock of %s is %v ahead", n.ID(), ahead), nil
+	})
 }

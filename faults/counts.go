@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/unibus/unibus/sut/cluster"
@@ -135,25 +134,15 @@ func (f *exhaust) Bystander(ctx context.Context, c cluster.Cluster) (Observation
 }
 
 func (f *exhaust) bystanderExcept(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
-	others := without(c, exclude)
-	if len(others) == 0 {
-		return Observation{}, false, nil
-	}
-	var mu sync.Mutex
-	o := Observation{Detail: "no other node is limited", Figures: map[string]float64{}}
-	err := each(others, func(n cluster.Node) error {
+	return bystanders(c, exclude, "no other node is limited", "used", func(n cluster.Node) (float64, string, error) {
 		l, err := countLimited(n)
 		if err != nil {
-			return err
+			return 0, "", err
 		}
 		now, err := l.Count(ctx, f.what)
-		mu.Lock()
-		defer mu.Unlock()
-		o.Figures[string(n.ID())+".used"] = float64(now.Used)
-		if now.Exhausted || now.Ended {
-			o.InForce, o.Detail = true, fmt.Sprintf("%s is limited to %d %s", n.ID(), now.Limit, f.what)
+		if err != nil || !now.Exhausted && !now.Ended {
+			return float64(now.Used), "", nodeError(n.ID(), "count "+string(f.what)+" of", err)
 		}
-		return nodeError(n.ID(), "count "+string(f.what)+" of", err)
+		return float64(now.Used), fmt.Sprintf("%s is limited to %d %s", n.ID(), now.Limit, f.what), nil
 	})
-	return o, err == nil, err
 }

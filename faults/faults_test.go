@@ -601,3 +601,40 @@ func TestCatalogueIsComplete(t *testing.T) {
 		t.Error("a verb that is not there was found")
 	}
 }
+
+// scripted is a fault whose probe says one thing after the other, and the last one for ever.
+type scripted struct {
+	faults.Fault
+
+	says  []faults.Observation
+	looks int
+}
+
+func (s *scripted) InForce(context.Context, cluster.Cluster) (faults.Observation, error) {
+	o := s.says[min(s.looks, len(s.says)-1)]
+	s.looks++
+	return o, nil
+}
+
+// TestSeenInPart: a fault that is seen in part is looked at again, a few times; one that is gone is gone.
+func TestSeenInPart(t *testing.T) {
+	part, full, none := faults.Observation{Partial: true}, faults.Observation{InForce: true}, faults.Observation{}
+	for name, c := range map[string]struct {
+		says  []faults.Observation
+		looks int
+		still bool
+	}{
+		"at once":                {[]faults.Observation{full}, 1, true},
+		"at the last look":       {[]faults.Observation{part, part, part, full}, 4, true},
+		"too late":               {[]faults.Observation{part, part, part, part, full}, 4, false},
+		"gone":                   {[]faults.Observation{none, full}, 1, false},
+		"gone after it was part": {[]faults.Observation{part, none, full}, 2, false},
+	} {
+		i, _ := newInjector(newFake(3))
+		f := &scripted{Fault: faults.Kill("n2"), says: c.says}
+		err := i.StillOn(t.Context(), f)
+		if (err == nil) != c.still || err != nil && !errors.Is(err, faults.ErrNotInForce) || f.looks != c.looks {
+			t.Errorf("%s: %v after %d looks", name, err, f.looks)
+		}
+	}
+}

@@ -115,14 +115,20 @@ func (i *Injector) take(f Fault) (known, inForce bool) {
 // absentTries is how often something that is not a fault may look like a trace of one: a busy machine is slow, too.
 const absentTries = 3
 
+// look probes f, and again while it is seen in part only, tries times at most.
+func (i *Injector) look(ctx context.Context, f Fault, tries int) (Observation, error) {
+	o, err := i.probe(ctx, f)
+	for try := 1; err == nil && o.Partial && !o.InForce && try < tries; try++ {
+		o, err = i.probe(ctx, f)
+	}
+	return o, err
+}
+
 func (i *Injector) absent(ctx context.Context, f Fault) error {
 	began := time.Now()
-	var o Observation
-	for try := 1; try == 1 || o.Partial && !o.InForce && try <= absentTries; try++ {
-		var err error
-		if o, err = i.probe(ctx, f); err != nil {
-			return err
-		}
+	o, err := i.look(ctx, f, absentTries)
+	if err != nil {
+		return err
 	}
 	if o.InForce || o.Partial {
 		return notSeen(i.report, f, o, ErrAlready, time.Since(began))
@@ -164,10 +170,14 @@ func (i *Injector) bystander(ctx context.Context, f Fault) error {
 	return nil
 }
 
+// stillTries is how often a fault that was in force may be seen in part only: on a busy machine, what measures it comes too late to see all of it. One that
+// is gone is not seen at all, or at no look.
+const stillTries = 4
+
 // StillOn checks that f is still in force. Heal does so by itself; this is for looks in between.
 func (i *Injector) StillOn(ctx context.Context, f Fault) error {
 	began := time.Now()
-	o, err := i.probe(ctx, f)
+	o, err := i.look(ctx, f, stillTries)
 	if err != nil {
 		return err
 	}

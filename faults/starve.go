@@ -124,25 +124,15 @@ func (f *starve) Bystander(ctx context.Context, c cluster.Cluster) (Observation,
 }
 
 func (f *starve) bystanderExcept(ctx context.Context, c cluster.Cluster, exclude []cluster.NodeID) (Observation, bool, error) {
-	others := without(c, exclude)
-	if len(others) == 0 {
-		return Observation{}, false, nil
-	}
-	var mu sync.Mutex
-	o := Observation{Detail: "no other node is limited", Figures: map[string]float64{}}
-	err := each(others, func(n cluster.Node) error {
+	return bystanders(c, exclude, "no other node is limited", "limit", func(n cluster.Node) (float64, string, error) {
 		r, err := resourced(n)
 		if err != nil {
-			return err
+			return 0, "", err
 		}
 		cpu, err := r.CPU(ctx)
-		mu.Lock()
-		defer mu.Unlock()
-		o.Figures[string(n.ID())+".limit"] = cpu.Limit
-		if cpu.Limit > 0 {
-			o.InForce, o.Detail = true, fmt.Sprintf("%s is limited to %.2f processors", n.ID(), cpu.Limit)
+		if err != nil || cpu.Limit == 0 {
+			return 0, "", nodeError(n.ID(), "read processor time of", err)
 		}
-		return nodeError(n.ID(), "read processor time of", err)
+		return cpu.Limit, fmt.Sprintf("%s is limited to %.2f processors", n.ID(), cpu.Limit), nil
 	})
-	return o, err == nil, err
 }

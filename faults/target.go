@@ -120,6 +120,33 @@ func ask[T any](nodes []cluster.Node, f func(cluster.Node) (T, error)) (map[clus
 	return out, err
 }
 
+// bystanders asks the nodes that are no victims: of each a figure, and what a fault has done to it, which is nothing where all is well.
+func bystanders(c cluster.Cluster, exclude []cluster.NodeID, well, figure string, look func(cluster.Node) (value float64, hit string, err error)) (Observation, bool, error) {
+	others := without(c, exclude)
+	if len(others) == 0 {
+		return Observation{}, false, nil
+	}
+	type seen struct {
+		value float64
+		hit   string
+	}
+	found, err := ask(others, func(n cluster.Node) (s seen, err error) {
+		s.value, s.hit, err = look(n)
+		return s, err
+	})
+	if err != nil {
+		return Observation{}, false, err
+	}
+	o := Observation{Detail: well, Figures: map[string]float64{}}
+	for id, s := range found {
+		o.Figures[string(id)+"."+figure] = s.value
+		if s.hit != "" {
+			o.InForce, o.Detail = true, s.hit
+		}
+	}
+	return o, true, nil
+}
+
 func states(ctx context.Context, nodes []cluster.Node) (map[cluster.NodeID]cluster.State, error) {
 	return ask(nodes, func(n cluster.Node) (cluster.State, error) {
 		s, err := n.State(ctx)

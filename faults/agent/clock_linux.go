@@ -14,22 +14,28 @@ const (
 	maxDriftPPM     = million // twice as fast, or standing still
 	// rateShift is how many binary places the code's rate has.
 	rateShift = 30
+	// followEvery is how often it is looked whether a new life of the daemon has begun: its runtime alone takes longer to start.
+	followEvery = 2 * time.Millisecond
 )
 
 // clock makes the daemon's CLOCK_REALTIME wrong while the harness wants it. What is added is worked out by code in the daemon's own memory, drift and
 // strobe included: nobody has to do anything at each change. That code compares the true time with an expiry before it adds anything: with nobody
 // there to renew the lease the clock is right again.
 //
-//	set, renew -> life known? -- no --> patch (stop threads, map a page, divert the vDSO's clock_gettime)
-//	                   |                   |
-//	                   +--> write what is wanted, and the expiry, into the page
+//	set, renew, follow -> life known? -- no --> patch (stop threads, map a page, divert the vDSO's clock_gettime)
+//	                           |                   |
+//	                           +--> write what is wanted, and the expiry, into the page
+//
+// A daemon that is started again while its clock is to be wrong must not see the true time first: that is what follow is for. It extends no lease.
 type clock struct {
 	proc processes
 
-	mu    sync.Mutex
-	want  ClockParams // the zero value means that nothing is wanted
-	since time.Time   // when it was first applied; zero before that
-	patch *clockPatch
+	mu     sync.Mutex
+	want   ClockParams // the zero value means that nothing is wanted
+	since  time.Time   // when it was first applied; zero before that
+	expiry time.Time   // of the lease
+	patch  *clockPatch
+	stop   chan struct{} // ends follow; nil while it does not run
 }
 
 // clockPatch is one life of the daemon that was patched.
@@ -67,8 +73,43 @@ func (c *clock) set(p ClockParams) (ClockResult, error) {
 	if p == (ClockParams{}) {
 		return ClockResult{}, c.lift()
 	}
+	c.lease()
 	err := c.apply()
+	if c.stop == nil {
+		c.stop = make(chan struct{})
+		go c.follow(c.stop)
+	}
 	return c.result(), err
+}
+
+// lease begins anew. The code compares whole seconds.
+func (c *clock) lease() { c.expiry = time.Unix(time.Now().Add(Lease).Unix(), 0) }
+
+// follow patches each new life of the daemon as soon as it is seen, until stop is closed.
+func (c *clock) follow(stop <-chan struct{}) {
+	t := time.NewTicker(followEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		c.mu.Lock()
+		if c.want != (ClockParams{}) && time.Now().Before(c.expiry) && !c.patched() {
+			_ = c.apply() // while there is no daemon there is nothing to do; what goes wrong otherwise the next renewal says
+		}
+		c.mu.Unlock()
+	}
+}
+
+// patched tells whether the life that was patched still lasts.
+func (c *clock) patched() bool {
+	if c.patch == nil {
+		return false
+	}
+	s, err := c.proc.stat(c.patch.pid)
+	return err == nil && s.start == c.patch.start && !s.dead()
 }
 
 // renew extends the lease, also in a life of the daemon that has begun since. While the daemon is down there is nothing to do.
@@ -78,6 +119,7 @@ func (c *clock) renew() error {
 	if c.want == (ClockParams{}) {
 		return nil
 	}
+	c.lease()
 	err := c.apply()
 	if errors.Is(err, errNotRunning) {
 		return nil
@@ -103,21 +145,24 @@ func (c *clock) apply() error {
 		c.since = time.Now()
 		c.patch.shown = ClockParams{} // the same again begins anew
 	}
-	expiry := time.Unix(time.Now().Add(Lease).Unix(), 0) // the code compares whole seconds
 	if c.patch.shown == c.want {
-		err = extendClock(c.patch.pid, c.patch.cell, expiry.Unix())
+		err = extendClock(c.patch.pid, c.patch.cell, c.expiry.Unix())
 	} else {
-		err = writeClock(c.patch.pid, c.patch.cell, c.want, c.since, expiry.Unix())
+		err = writeClock(c.patch.pid, c.patch.cell, c.want, c.since, c.expiry.Unix())
 	}
 	if err != nil {
 		return err
 	}
-	c.patch.shown, c.patch.expiry = c.want, expiry
+	c.patch.shown, c.patch.expiry = c.want, c.expiry
 	return nil
 }
 
 // lift writes an expiry that has passed. The diversion stays: it costs a system call and changes nothing.
 func (c *clock) lift() error {
+	if c.stop != nil {
+		close(c.stop)
+		c.stop = nil
+	}
 	if c.patch == nil {
 		return nil
 	}

@@ -150,7 +150,7 @@ type RenewResult struct {
 type PartitionResult struct {
 	ID         string `json:"id"`
 	Present    bool   `json:"present"`       // false when there is no such fault, or its lease ran out
-	Via        string `json:"via,omitempty"` // the mechanism: "nft", "nfqueue" or "netem"
+	Via        string `json:"via,omitempty"` // the mechanism: "nft" or "nfqueue"
 	DroppedIn  uint64 `json:"dropped_in"`    // packets, since the fault was made
 	DroppedOut uint64 `json:"dropped_out"`   // packets
 	SeenIn     uint64 `json:"seen_in"`       // packets that the rules looked at, whatever became of them

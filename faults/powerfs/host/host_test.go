@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/unibus/unibus/faults/powerfs/host"
 	"github.com/unibus/unibus/sut/cluster"
@@ -547,8 +548,21 @@ func TestFrozenServerIsContinued(t *testing.T) {
 	if took := time.Since(began); took < time.Second || took > 10*time.Second {
 		t.Errorf("it stood still for %v", took)
 	}
+	pidfd, err := unix.PidfdOpen(server, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
 	if err := syscall.Kill(server, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
+	}
+	// Until it is gone the kernel may still hand it a request, and answers EIO itself when the dying server cannot take it.
+	n, err := 0, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 60_000)
+	}
+	if n != 1 || err != nil {
+		t.Fatalf("the end of the killed server: %d, %v", n, err)
 	}
 	if _, err := os.ReadFile(filepath.Join(dir, "f")); !errors.Is(err, syscall.ENOTCONN) && !errors.Is(err, syscall.ECONNABORTED) {
 		t.Errorf("a file whose server was killed: %v", err)
