@@ -21,7 +21,8 @@ const (
 	// As nodes name their own copies: ACCOUNT/STREAM.
 	ordersCopies   = "BUS/ORDERS"
 	bucketCopies   = "BUS/KV_kv-orders"
-	settingsCopies = "CONTROL/KV_UNIBUS_settings"
+	settingsBucket = "UNIBUS_settings"
+	settingsCopies = "CONTROL/KV_" + settingsBucket
 )
 
 // quorumWords is what a node must say when it refuses for want of a quorum.

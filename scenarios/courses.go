@@ -12,20 +12,21 @@ import (
 
 // Settings of the scenarios in which faults follow one another. Most times are shorter than an election or a start takes: what overlaps is what is tested.
 const (
-	loopDown   = 200 * time.Millisecond
-	loopUp     = 700 * time.Millisecond // a daemon is hardly up
-	loopRounds = 8
-	huntDown   = 500 * time.Millisecond
-	huntRounds = 4
-	stormHold  = 800 * time.Millisecond
-	stormGap   = 300 * time.Millisecond
-	stormLong  = 4 * time.Second // the others elect somebody else meanwhile
-	stormEach  = 3
-	flapDown   = 400 * time.Millisecond
-	flapUp     = 400 * time.Millisecond
-	flapRounds = 8
-	twoLead    = time.Second
-	twoHold    = 4 * time.Second
+	loopDown    = 200 * time.Millisecond
+	loopUp      = 700 * time.Millisecond // a daemon is hardly up
+	loopRounds  = 8
+	huntDown    = 500 * time.Millisecond
+	huntRounds  = 4
+	restartHold = time.Second // a restart is in force once the node runs again: what is served from then on counts, until all is well
+	stormHold   = 800 * time.Millisecond
+	stormGap    = 300 * time.Millisecond
+	stormLong   = 4 * time.Second // the others elect somebody else meanwhile
+	stormEach   = 3
+	flapDown    = 400 * time.Millisecond
+	flapUp      = 400 * time.Millisecond
+	flapRounds  = 8
+	twoLead     = time.Second
+	twoHold     = 4 * time.Second
 	// courseGap bounds the stretch without an acked publish, in seconds: as in node-kill, elections of up to 9 s that split votes repeat.
 	courseGap = 30
 )
@@ -54,7 +55,7 @@ func courses() []Scenario {
 			blows: func(p *Plan) sequence {
 				var s sequence
 				for _, id := range shuffled(p) {
-					s = append(s, calmly(strikeWith("restart", faults.Restart, faults.Named(id), 0, 0)))
+					s = append(s, calmly(strikeWith("restart", faults.Restart, faults.Named(id), restartHold, 0)))
 				}
 				return s
 			},

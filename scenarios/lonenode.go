@@ -19,7 +19,7 @@ const (
 	aloneFor    = 20 * time.Second // plain nats-server's false 200 comes back between 6.5 and 17.6 s
 	freshTwoFor = 10 * time.Second // two of three on empty stores
 	serveWithin = 30.0             // seconds from the second node's start to writes again: an election, generously
-	liveGrace   = 3.0              // seconds from the start of a container to its first answer
+	liveGrace   = 10.0             // seconds from the start of a container to its first answer: half a second, and 4 s on two cores that run four clusters
 	healthGrace = 5.0              // seconds that a node has to notice that it lost its quorum
 	minHealthHz = 10.0
 )

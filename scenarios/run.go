@@ -25,10 +25,10 @@ import (
 
 // Bounds of the runner's own work; the scenarios' waits have theirs beside them.
 const (
-	closeTimeout   = 60 * time.Second // removing a cluster, also after Ctrl-C
-	collectTimeout = 60 * time.Second // logs, snapshots and store directories
-	drainTimeout   = 60 * time.Second // reading one workload's data back
-	stopTimeout    = 20 * time.Second // for workloads to record what is in flight
+	closeTimeout   = 60 * time.Second  // removing a cluster, also after Ctrl-C
+	collectTimeout = 60 * time.Second  // logs, snapshots and store directories
+	drainTimeout   = 180 * time.Second // reading one workload's data back
+	stopTimeout    = 20 * time.Second  // for workloads to record what is in flight
 	progressEvery  = time.Second
 	sampleHz       = 12 // polls of each health endpoint a second; claims ask for 10
 )

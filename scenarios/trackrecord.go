@@ -53,15 +53,9 @@ func TrackRecord() []Bug {
 		streamVanishes(), casNotSerialized(), streamForgotten(), kvDiverges(),
 		damagedBlock("7549-flip", "one flipped bit in a block hides acked messages, silently", faults.BitFlip(flipAt)),
 		damagedBlock("7549-truncate", "a block that is cut short hides acked messages, silently", faults.Truncate(flipAt)),
-		damagedMeta(), powerLost(), powerSplit(), casOnAbsent(), streamEdited(), firstSequencePurged(), acksForgotten(), leaderStaysBehind(), healthzAlone(), staleDirectReads(),
+		damagedMeta(), powerLost(), powerSplit(), syncDrops(), casOnAbsent(), streamEdited(), firstSequencePurged(), acksForgotten(), leaderStaysBehind(), agedTooSoon(), healthzAlone(), staleDirectReads(),
 		rollupErases(), appendStops(),
 	}
-}
-
-// NotInTrackRecord names published bugs that there is no command for, with the reason.
-func NotInTrackRecord() map[string]string {
-	return map[string]string{"7594": "acked messages that a sync throws away after a pause. Tried on 2.12.1: all nodes paused twice for 33 s (idle files are closed after 30 s) under up to 1,200 publishes a " +
-		"second, sync_interval 5s, then killed: with both seeds every acked message was in all three files. The sync has to take the block's lock before the flusher does, in the first instant after the pause"}
 }
 
 // SelectBugs picks bugs by id, comma separated; "" picks all.

@@ -76,25 +76,29 @@ func rollupErases() Bug {
 	denied := rollupScenario(trackPrefix+"rollup-control", false)
 	return Bug{
 		ID: "rollup", Title: "a client that may write one key erases the whole bucket", Source: "found with this harness; the header is documented",
-		Bad: []string{"v2.15.2"}, Finding: "documented: permissions on subjects do not see headers",
+		Bad: []string{"v2.15.2"}, Clean: []string{membershipdVersion}, Finding: "documented: permissions on subjects do not see headers",
 		Signs:    []Sign{{"kv-durable", []string{check.CodeAckedMissing}}},
 		Control:  &denied,
 		Scenario: rollupScenario(trackPrefix+"rollup", true), ControlWord: "a bucket that does not allow roll-ups",
 	}
 }
 
+// rollupScenario rolls up a bucket that the clients made; on membershipd, one of those that the cluster keeps its own records in.
 func rollupScenario(name string, allowed bool) Scenario {
 	return Scenario{
-		Name: name, Family: trackFamily, Only: cluster.NATSServer, Seconds: 25,
+		Name: name, Family: trackFamily, Seconds: 25,
 		Doc:   "one write of one key with the header Nats-Rollup: all; every other key must keep its last acked value",
 		Needs: []cluster.Capability{cluster.CapLifecycle},
-		Steps: func(*Plan) []Step {
-			return []Step{
-				startApart(), converge("first start"), settleRoutes(),
-				{"make the bucket", func(ctx context.Context, r *Run) error { return r.Env.MakeBucket(ctx, ordersBucket, 3, allowed) }},
-				loadUp(kvLoad()), moreOps(150, opsWithin), pauseLoad(),
-				{"roll the bucket up through one key", func(ctx context.Context, r *Run) error {
-					err := r.Env.RollUp(ctx, ordersBucket, "k0")
+		Steps: func(p *Plan) []Step {
+			bucket, key, load := settingsBucket, "load-0", loadUp(controlLoad())
+			steps := []Step{startApart(), converge("first start"), settleRoutes()}
+			if p.Kind != membershipd {
+				bucket, key, load = ordersBucket, "k0", loadUp(kvLoad())
+				steps = append(steps, Step{"make the bucket", func(ctx context.Context, r *Run) error { return r.Env.MakeBucket(ctx, ordersBucket, 3, allowed) }})
+			}
+			return append(steps, load, moreOps(150, opsWithin), pauseLoad(),
+				Step{"roll the bucket up through one key", func(ctx context.Context, r *Run) error {
+					err := r.Env.RollUp(ctx, bucket, key)
 					if errors.Is(err, workload.ErrRefused) {
 						r.Rec.Event(history.Event{Kind: "note", Name: "refused", Detail: err.Error()})
 						return nil
@@ -104,10 +108,12 @@ func rollupScenario(name string, allowed bool) Scenario {
 					}
 					return nil
 				}},
-				drainResting(askWithin),
-			}
+				drainResting(askWithin))
 		},
-		Claims: func(*Run) []reports.Claim {
+		Claims: func(r *Run) []reports.Claim {
+			if r.Plan.Kind == membershipd {
+				return append(settingsIntact(r), exercised(check.Preconditions{MinOps: 100, Drained: []string{settings}}))
+			}
 			return []reports.Claim{kvDurable(), exercised(check.Preconditions{MinOps: 100, Drained: []string{ordersBucket}})}
 		},
 	}

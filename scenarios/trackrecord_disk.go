@@ -20,9 +20,9 @@ const (
 	blockRate      = 1000   // a second and publisher: as fast as the cluster takes them
 	twoBlocks      = 30_000 // messages: more than two blocks of 8 MiB
 	fillWithin     = 75 * time.Second
-	readBackWithin = 45 * time.Second // of many messages
-	askWithin      = 15 * time.Second // a cluster that does not serve is not asked for longer
-	flipAt         = 1.0 / 3          // of the block
+	readBackWithin = 150 * time.Second // of many messages, one by one from the leader: 45 s do not suffice on two cores that run four clusters
+	askWithin      = 15 * time.Second  // a cluster that does not serve is not asked for longer
+	flipAt         = 1.0 / 3           // of the block
 	leadWithin     = 20 * time.Second
 	snapshotMid    = 0.5
 	headStart      = 3500 * time.Millisecond // the node with the damaged snapshot is the first to stand for election: it waits 4 to 9 s

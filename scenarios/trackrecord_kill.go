@@ -27,11 +27,14 @@ const (
 	calmAgain     = 5 * time.Second  // and after a few more writes
 	calmWithin    = 20 * time.Second // for replicas to become alike after the last fault: they need up to 15 s
 
-	churnFor   = 45 * time.Second
-	churnEvery = 1500 * time.Millisecond
-	churnDown  = 500 * time.Millisecond
+	churnFor     = 60 * time.Second
+	churnEvery   = time.Second
+	churnDown    = 200 * time.Millisecond
+	patientKills = 8 // each waits for health
 
-	divergeFor = 40 * time.Second
+	divergeFor   = 40 * time.Second
+	divergeEvery = 1500 * time.Millisecond
+	divergeDown  = 500 * time.Millisecond
 
 	casFor     = 20 * time.Second
 	casClients = 8
@@ -184,42 +187,59 @@ func casLoad(clients, keys int, rate float64) *workload.KV {
 
 // churn kills one random node after the other, down for some time, and never waits for health.
 func churn(p *Plan, within, down time.Duration, every func() time.Duration) (steps []Step, kills int) {
-	ids := others()
 	for at := time.Duration(0); at < within; kills++ {
 		period := every()
 		at += period
-		name := fmt.Sprintf("churn-%d", kills+1)
-		steps = append(steps, inject(name, faults.Kill, faults.Named(ids[p.Rand.IntN(len(ids))])), hold("one node down", down), heal(name), hold("not waiting for health", max(0, period-down)))
+		steps = append(steps, churnOnce(p, kills+1, down, hold("not waiting for health", max(0, period-down)))...)
 	}
 	return steps, kills
 }
 
+// churnOnce kills one random node, down for some time, and goes on with then.
+func churnOnce(p *Plan, number int, down time.Duration, then Step) []Step {
+	name, ids := fmt.Sprintf("churn-%d", number), others()
+	return []Step{inject(name, faults.Kill, faults.Named(ids[p.Rand.IntN(len(ids))])), hold("one node down", down), heal(name), then}
+}
+
 // streamForgotten: a node that is killed while it catches up with the meta group comes back with an old picture of it, and leads.
 func streamForgotten() Bug {
-	kills := 0
+	patient := forgottenScenario(trackPrefix+"forgotten-control", func(p *Plan) (steps []Step, kills int) {
+		for ; kills < patientKills; kills++ {
+			steps = append(steps, churnOnce(p, kills+1, churnDown, awaitHealthy(healthyWithin))...)
+		}
+		return steps, kills
+	})
 	return Bug{
 		ID: "forgotten", Title: "an R3 stream is forgotten when single nodes are killed faster than they catch up", Source: "nats-io/nats-server#5644 and the meta fixes of 2.10.18 to 2.10.23",
 		Bad: []string{"v2.10.17"}, Clean: []string{"v2.10.23"}, AnySeed: 3,
-		Signs: []Sign{{"stream-known", []string{check.CodeStreamGone, check.CodeStreamReset}}},
-		Scenario: Scenario{
-			Name: "track-forgotten", Family: trackFamily, Only: cluster.NATSServer, Seconds: 90,
-			Doc:   "one random node killed every 1.5 s and started 0.5 s later, never waiting for health: the stream must still be known",
-			Needs: []cluster.Capability{cluster.CapLifecycle},
-			Steps: func(p *Plan) []Step {
-				load := streamLoad()
-				load.Publishers = 8
-				steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(50, opsWithin), inspect(observedBefore, ordersStream), mark("kills")}
-				var churned []Step
-				churned, kills = churn(p, churnFor, churnDown, func() time.Duration { return churnEvery })
-				steps = append(steps, churned...)
-				return append(steps, mark("kills-end"), awaitHealthy(healthyWithin), inspect(observedAfter, ordersStream), stopLoad())
-			},
-			Claims: func(*Run) []reports.Claim {
-				return []reports.Claim{
-					knownStream(ordersStream), faultsInForce(kills),
-					exercised(check.Preconditions{MinOps: 200, Marks: []string{"kills", "kills-end"}}),
-				}
-			},
+		Signs:   []Sign{{"stream-known", []string{check.CodeStreamGone, check.CodeStreamReset}}},
+		Control: &patient, ControlWord: "the same kills, each waiting for health",
+		Scenario: forgottenScenario(trackPrefix+"forgotten", func(p *Plan) ([]Step, int) {
+			return churn(p, churnFor, churnDown, func() time.Duration { return churnEvery })
+		}),
+	}
+}
+
+func forgottenScenario(name string, churned func(*Plan) (steps []Step, kills int)) Scenario {
+	kills := 0
+	return Scenario{
+		Name: name, Family: trackFamily, Only: cluster.NATSServer, Seconds: 90,
+		Doc:   "one random node killed after the other, every second and started 0.2 s later, or (the control) once all are healthy again: the stream must still be known",
+		Needs: []cluster.Capability{cluster.CapLifecycle},
+		Steps: func(p *Plan) []Step {
+			load := streamLoad()
+			load.Publishers = 8
+			steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(50, opsWithin), inspect(observedBefore, ordersStream), mark("kills")}
+			var killing []Step
+			killing, kills = churned(p)
+			steps = append(steps, killing...)
+			return append(steps, mark("kills-end"), awaitHealthy(healthyWithin), inspect(observedAfter, ordersStream), stopLoad())
+		},
+		Claims: func(*Run) []reports.Claim {
+			return []reports.Claim{
+				knownStream(ordersStream), faultsInForce(kills),
+				exercised(check.Preconditions{MinOps: 200, Marks: []string{"kills", "kills-end"}}),
+			}
 		},
 	}
 }
@@ -244,8 +264,8 @@ func kvDiverges() Bug {
 				steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(casLoad(casClients, casKeys, casRate)), moreOps(50, opsWithin),
 					inspect(observedBefore, bucketStream), mark("kills")}
 				var churned []Step
-				churned, kills = churn(p, divergeFor, churnDown, func() time.Duration {
-					return churnEvery + time.Duration(p.Rand.Int64N(int64(churnEvery)))
+				churned, kills = churn(p, divergeFor, divergeDown, func() time.Duration {
+					return divergeEvery + time.Duration(p.Rand.Int64N(int64(divergeEvery)))
 				})
 				steps = append(steps, churned...)
 				return append(steps, mark("kills-end"), awaitHealthy(healthyWithin), pauseLoad(), calm("after the kills", calmWithin),

@@ -86,3 +86,57 @@ func powerSplitScenario(name, sync string) Scenario {
 		},
 	}
 }
+
+// Settings of the sync that throws away.
+const (
+	eagerInterval = "10ms"           // nats-server's default is two minutes: the same looks at idle files, more often
+	eagerRate     = 150              // a second and publisher
+	idleFor       = 45 * time.Second // a block whose last message is older than 30 s has an idle file: what was written in the first 15 s counts
+	catchUpWithin = 8 * time.Second  // where the copies stay different this is waited out twice
+)
+
+// syncDrops: a sync closes the files of idle blocks, and takes a block for idle whose last message is old. A node that catches up writes old messages.
+func syncDrops() Bug {
+	never := syncDropsScenario(trackPrefix+"7594-control", false)
+	return Bug{
+		ID: "7594", Title: "a node that was paused under load throws messages away while it catches up", Source: "nats-io/nats-server#7594, Jepsen NATS 2.12.1",
+		Bad: []string{"v2.12.1"}, Clean: []string{"v2.12.3", "v2.15.2"}, Finding: "sync_interval of " + eagerInterval + " for the default of two minutes",
+		Signs:   []Sign{{"stream-intact", []string{check.CodeAckedMissing}}, {"copies-agree", []string{check.CodeReplicasDiffer, check.CodeReplicaDamaged}}},
+		Control: &never, ControlWord: "the same without the pause",
+		Scenario: syncDropsScenario(trackPrefix+"7594", true),
+	}
+}
+
+func syncDropsScenario(name string, paused bool) Scenario {
+	return Scenario{
+		Name: name, Family: trackFamily, Only: cluster.NATSServer, Seconds: 100, Sync: eagerInterval,
+		Doc:   "a follower is paused for 45 s under load, catches up, is killed and started again, and leads: every acked message must still be there",
+		Needs: []cluster.Capability{cluster.CapLifecycle},
+		Steps: func(*Plan) []Step {
+			load := streamLoad()
+			load.Rate = eagerRate
+			steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(50, opsWithin), mark("away")}
+			down := inject("down", faults.Kill, faults.Follower(ordersCopies))
+			if paused {
+				steps = append(steps, inject("away", faults.Pause, faults.Follower(ordersCopies)), hold("a node stands still", idleFor), heal("away"))
+				down = onVictims("down", "away", faults.Kill)
+			}
+			return append(steps, mark("away-end"), moreOps(300, opsWithin), calm("after the pause", catchUpWithin), pauseLoad(), hold("the last writes", 3*time.Second), inspect(observedBefore, ordersStream),
+				down, heal("down"), awaitHealthy(healthyWithin), calm("all three again", catchUpWithin),
+				leadFromVictim("down", ordersStream), calm("led by the victim", calmWithin), inspect(observedAfter, ordersStream), drainResting(readBackWithin))
+		},
+		Claims: func(*Run) []reports.Claim {
+			faulty := 1
+			if paused {
+				faulty = 2
+			}
+			return []reports.Claim{
+				streamIntact(100), knownStream(ordersStream),
+				claim("copies-agree", "The three nodes' own files, read offline with every checksum, hold the same messages.",
+					check.ReplicaAgreement{Targets: []string{ordersCopies}, Source: "blocks", Nodes: 3}),
+				faultsInForce(faulty),
+				exercised(check.Preconditions{MinOps: 150, Marks: []string{"away", "away-end"}, Drained: []string{ordersStream}}),
+			}
+		},
+	}
+}

@@ -18,12 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unibus/unibus/docker"
 	"github.com/unibus/unibus/reports"
 )
 
 // Bounds of the tests that end a run in ways it did not ask for. They are far above what is seen; a wait ends when its condition holds.
 const (
-	badLuckStart = 3 * time.Minute // building what a run needs, on a cold cache and a busy machine
+	badLuckStart = 8 * time.Minute // building what a run needs, on a cold cache and a busy machine
 	badLuckEnd   = 60 * time.Second
 	badLuckGone  = 2 * time.Minute // the engine vanishes: everything that talks to it has to notice by itself
 	badLuckPoll  = 50 * time.Millisecond
@@ -100,16 +101,18 @@ func (c *child) pid() int { return c.cmd.Process.Pid }
 // cleanUp leaves nothing, whatever the test found.
 func (c *child) cleanUp() {
 	c.killAll()
+	says := ""
 	if c.e.things(c.t, c.pid()).count() > 0 {
 		for _, id := range c.runIDs() {
 			s := execute(c.t, ".", binary(c.t), nil, "sweep", "--run", id)
 			if s.code != exitOK {
 				c.t.Errorf("remove what run %s left: exit %d, %q", id, s.code, s.err)
 			}
+			says += s.out
 		}
 	}
 	if left := c.e.things(c.t, c.pid()); left.count() > 0 {
-		c.t.Errorf("still there after the test: %+v", left)
+		c.t.Errorf("still there after the test: %+v; the sweep said %q", left, says)
 	}
 	if c.t.Failed() {
 		log, err := os.ReadFile(filepath.Join(c.proofs, "ginkgo.log"))
@@ -473,4 +476,22 @@ func TestEngineGoneInMidRun(t *testing.T) {
 	if left := e.things(t, c.pid()); left.count() == 0 {
 		t.Error("nothing was left behind: the engine was not gone")
 	}
+}
+
+// TestSweepSilentEngine: an engine that takes connections and says nothing may have containers of ours, and a sweep that cannot ask has not swept.
+func TestSweepSilentEngine(t *testing.T) {
+	dir, err := os.MkdirTemp("", "silent-") // a test's own folder may be too long a path for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "docker.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = l.Close(), os.RemoveAll(dir) }) // the kernel takes connections whether anybody accepts them or not
+	s := execute(t, ".", binary(t), append(os.Environ(), "DOCKER_HOST=unix://"+l.Addr().String(), "TMPDIR="+t.TempDir()), "sweep")
+	if s.code != exitUsage || s.out != "" || !strings.Contains(s.err, docker.ErrSilentEngine.Error()) {
+		t.Errorf("exit %d, %q, %q; want %d and %q", s.code, s.out, s.err, exitUsage, docker.ErrSilentEngine)
+	}
+	oneSentence(t, s)
 }

@@ -25,7 +25,8 @@ import (
 	"github.com/unibus/unibus/sut/subject"
 )
 
-// defaultProcs is how many clusters run at once when nobody says: the scenarios mostly wait, so that more than the cores is right.
+// defaultProcs is how many clusters may run at once when nobody says: the scenarios mostly wait, so that more than the cores is right on a machine that is
+// fast enough; package room holds them up where it is not.
 const defaultProcs = 4
 
 // runFlags is what 'chaos run' takes.
@@ -79,7 +80,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.sut, "sut", "membershipd", "system under test: membershipd, or nats-server@VERSION")
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of targets, schedules and payloads (default a new one, which is printed)")
 	fl.StringVar(&f.out, "out", "proofs", "folder for the bundles; bundles of the same scenarios in it are replaced")
-	fl.IntVar(&f.procs, "procs", defaultProcs, "clusters at once; timing figures are comparable only with 1")
+	fl.IntVar(&f.procs, "procs", defaultProcs, "clusters at once, at most: one begins when the machine has room; timing figures are comparable only with 1")
 	fl.BoolVar(&f.full, "full", false, "the whole product of cases where the default is a sample")
 	fl.StringVar(&f.backend, "backend", "auto", "docker, process, or auto: docker where an engine answers")
 	fl.StringVar(&f.sync, "sync", "", "sync policy of JetStream: always (default) or an interval such as 2m")
@@ -207,7 +208,7 @@ func (s *session) prepare(ctx context.Context) error {
 	if err := s.chooseBackend(ctx); err != nil {
 		return err
 	}
-	s.note("seed %d, %d scenarios on %s, %d clusters at once, proofs in %s", f.seed, len(s.list), f.sut, f.procs, f.out)
+	s.note("seed %d, %d scenarios on %s, up to %d clusters at once, proofs in %s", f.seed, len(s.list), f.sut, f.procs, f.out)
 	if len(s.skipped) > 0 {
 		s.note("does not apply to %s: %s", f.sut, strings.Join(s.skipped, ", "))
 	}

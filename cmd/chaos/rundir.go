@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/unibus/unibus/sut/flock"
 	"github.com/unibus/unibus/sut/process"
 )
 
@@ -60,14 +60,10 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err == nil {
-		return f, nil
+	if ok, err := flock.Try(f); !ok {
+		return nil, errors.Join(err, f.Close())
 	}
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = nil
-	}
-	return nil, errors.Join(err, f.Close())
+	return f, nil
 }
 
 // sweepFolders removes what dead runs left in the system's folder for temporary files, and counts the folders.

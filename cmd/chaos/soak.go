@@ -27,6 +27,7 @@ const (
 	soakInconclusive = 0.02            // so much of the rounds may say nothing
 	soakGrace        = 4 * time.Minute // for a round to remove its cluster after Ctrl-C
 	confidence       = 0.95
+	roundInterrupted = "interrupted" // a round that Ctrl-C ended counts for nothing
 )
 
 // round is one run of the soak.
@@ -128,6 +129,9 @@ func (s *soak) round(ctx context.Context, seed uint64) round {
 		r.Code, r.Why = exitInconclusive, err.Error()
 	}
 	r.read(stdout.Bytes(), stderr.String())
+	if ctx.Err() != nil && r.Status == string(reports.StatusInconclusive) {
+		r.Status = roundInterrupted
+	}
 	if r.Status == string(reports.StatusPass) {
 		if err := os.RemoveAll(dir); err != nil {
 			r.Why = err.Error()
@@ -210,10 +214,13 @@ func (s *soak) verdict(ctx context.Context) error {
 		count[r.Status]++
 		ops += r.Ops
 	}
-	n := len(s.done)
+	n := len(s.done) - count[roundInterrupted]
 	fails := count[string(reports.StatusFail)]
 	silent := n - fails - count[string(reports.StatusPass)]
 	if !s.flags.json {
+		if i := count[roundInterrupted]; i > 0 {
+			_, _ = fmt.Fprintf(s.out, "\n%d more rounds were interrupted, and count for nothing.", i)
+		}
 		_, _ = fmt.Fprintf(s.out, "\n%d rounds in %v, %d operations: %d pass, %d fail, %d inconclusive or not run. At 95 %% confidence fewer than %.1f %% of rounds fail.\n",
 			n, time.Since(s.began).Round(time.Second), ops, count[string(reports.StatusPass)], fails, silent, 100*upperBound(fails, n-silent))
 	}

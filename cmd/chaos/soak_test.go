@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/unibus/unibus/reports"
@@ -58,6 +60,25 @@ func TestSoakVerdict(t *testing.T) {
 		var e *exitError
 		if got := exitOK; errors.As(err, &e) && e.code != tc.want || !errors.As(err, &e) && got != tc.want {
 			t.Errorf("%s: %v, want exit %d", tc.name, err, tc.want)
+		}
+	}
+}
+
+// A round that Ctrl-C ended is no round: it is told apart, and is in no rate.
+func TestSoakInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	out := &bytes.Buffer{}
+	pass, ended := round{Status: string(reports.StatusPass)}, round{Status: roundInterrupted}
+	s := &soak{flags: &runFlags{}, out: out, done: []round{pass, ended, pass, pass, ended}, total: 9}
+	err := s.verdict(ctx)
+	var e *exitError
+	if !errors.As(err, &e) || e.code != exitInconclusive || !strings.Contains(err.Error(), "after 3 of 9 rounds") {
+		t.Errorf("got %v", err)
+	}
+	for _, want := range []string{"2 more rounds were interrupted", "3 rounds in", "3 pass, 0 fail, 0 inconclusive"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in %q", want, out.String())
 		}
 	}
 }

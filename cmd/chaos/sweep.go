@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -23,12 +24,15 @@ Every run does this by itself before it starts.`,
 			if err != nil {
 				return usage(err)
 			}
-			var rep docker.SweepReport
-			engineErr := docker.Available(ctx)
-			if engineErr == nil {
-				if rep, err = docker.Sweep(ctx, opts); err != nil {
-					return usage(err)
-				}
+			rep, err := docker.Sweep(ctx, opts)
+			var engineErr error // where there is no engine, and so nothing of ours on it
+			switch {
+			case errors.Is(err, docker.ErrNoEngine):
+				engineErr = err
+			case errors.Is(err, docker.ErrSilentEngine):
+				return usage(fmt.Errorf("whether it has something of ours is not known: %w", err))
+			case err != nil:
+				return usage(err)
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {

@@ -144,23 +144,7 @@ func (t trackTable) document() string {
 	var b strings.Builder
 	b.WriteString("# Track record\n\nPublished bugs of nats-server, caught again by this harness: three nodes, R3. Written by `chaos track-record` from what it saw.\n\n")
 	b.WriteString(t.markdown())
-	missing := scenarios.NotInTrackRecord()
-	if len(missing) > 0 {
-		b.WriteString("\nNot done:\n\n")
-	}
-	for _, id := range sortedKeys(missing) {
-		fmt.Fprintf(&b, "- %s: %s\n", id, missing[id])
-	}
 	return b.String()
-}
-
-func sortedKeys(m map[string]string) []string {
-	var ks []string
-	for k := range m {
-		ks = append(ks, k)
-	}
-	slices.Sort(ks)
-	return ks
 }
 
 // markdown is the table alone.

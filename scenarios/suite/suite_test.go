@@ -22,7 +22,7 @@ import (
 
 // A scenario that hangs is interrupted by Ginkgo after this long, and then has the grace period to remove its cluster.
 const (
-	specTimeout = 15 * time.Minute
+	specTimeout = 30 * time.Minute // for the room that it needs, too
 	fullTimeout = 3 * time.Hour
 	gracePeriod = 3 * time.Minute
 )
@@ -71,6 +71,11 @@ func specs(list []scenarios.Scenario, set scenarios.Settings, cfg suite.Config, 
 			It(s.Name+": "+s.Doc, Label(s.Family), SpecTimeout(timeout), GracePeriod(gracePeriod), func(ctx SpecContext) {
 				run, stop := until(ctx, gone)
 				defer stop()
+				leave, err := suite.Enter(run, s.Name, set.Progress)
+				if err != nil {
+					Fail("the harness failed: " + err.Error())
+				}
+				defer leave()
 				p, dir, err := scenarios.Execute(run, s, set)
 				if err != nil {
 					Fail("the harness failed: " + err.Error())

@@ -20,7 +20,7 @@ const (
 	drainReaders = 128 // requests in flight
 	drainChunk   = 64  // sequences that one reader takes at a time
 	drainPasses  = 3   // a stream that changed while it was read is read again
-	drainTimeout = 60 * time.Second
+	drainTimeout = 180 * time.Second
 	drainRetry   = 100 * time.Millisecond
 	gonePatience = 5 * time.Second // how long a stream may be unknown: nodes that have just started learn of it a moment later
 )
