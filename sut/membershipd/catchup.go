@@ -57,11 +57,7 @@ func (c *catchup) help() {
 	if err != nil {
 		return // JetStream is starting or ending: others say so
 	}
-	r, err := c.srv.Routez(&server.RoutezOptions{})
-	if err != nil {
-		return
-	}
-	for _, l := range c.stuck(lagging(c.srv.Name(), j.AccountDetails, r.Routes)) {
+	for _, l := range c.stuck(lagging(c.srv.Name(), j.AccountDetails, routesOf(c.srv))) {
 		err := c.srv.JetStreamSnapshotStream(l.account, l.stream)
 		c.log.Warn("a replica is there and does not catch up: a snapshot of the stream was taken for it", "account", l.account, "stream", l.stream, "replica", l.peer, "error", err)
 		if err == nil {

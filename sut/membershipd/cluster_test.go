@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
 	"github.com/unibus/unibus/sut/client"
@@ -299,6 +300,11 @@ func (c *testCluster) converge(t *testing.T, replicas int, nodes ...int) {
 					return false
 				}
 			}
+			for _, p := range s.Peers {
+				if p.Connected && !p.Placeable {
+					return false
+				}
+			}
 			return s.Ready && len(s.Buckets) == 6
 		})
 		if !ok {
@@ -382,6 +388,7 @@ func TestClusterLife(t *testing.T) {
 	c.testStatus(t)
 	c.testControl(t)
 	c.testAuditTrail(t)
+	c.testPlacement(t)
 	c.testQuorumLoss(t)
 	c.testStopAndRestart(t)
 }
@@ -571,6 +578,47 @@ func (c *testCluster) testQuorumLoss(t *testing.T) {
 		c.nodes[a].signal(syscall.SIGCONT)
 		c.nodes[b].signal(syscall.SIGCONT)
 		c.converge(t, 3, 0, 1, 2)
+	})
+}
+
+// testPlacement makes a stream as soon as the nodes say that all is well after a follower hung for so long that its routes were given up. Plain nats-server
+// refuses that for up to ten seconds.
+func (c *testCluster) testPlacement(t *testing.T) {
+	t.Run("a stream after a hang", func(t *testing.T) {
+		leader := c.index(t, c.status(t, 0).MetaLeader)
+		hung, _ := others(leader)
+		connected := func() bool {
+			for _, p := range c.status(t, leader).Peers {
+				if p.Name == c.configs[hung].Name {
+					return p.Connected
+				}
+			}
+			return false
+		}
+		nc, err := client.Connect(t.Context(), client.Options{Servers: []string{"nats://" + c.configs[leader].ClientListen}, Key: c.admin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc.Conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			c.nodes[hung].signal(syscall.SIGSTOP)
+			_, gone := until(waitLong, func() bool { return !connected() })
+			c.nodes[hung].signal(syscall.SIGCONT)
+			if !gone {
+				t.Fatal("the route to a node that hangs is not given up")
+			}
+			c.converge(t, 3, 0, 1, 2)
+			ctx, cancel := context.WithTimeout(t.Context(), waitLong)
+			defer cancel()
+			name := fmt.Sprintf("AFTER_%d", i)
+			if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: 3}); err != nil {
+				t.Errorf("make a stream, after hang %d: %v", i+1, err)
+			}
+		}
 	})
 }
 

@@ -294,14 +294,20 @@ func (d *Daemon) runControlPlane(ctx, life context.Context, srv *server.Server, 
 		return err
 	default:
 	}
-	nc, err := connectInternal(srv, s)
+	nc, err := connectInternal(srv, s, internalName)
 	if err != nil {
+		d.abandon(srv)
+		return err
+	}
+	sys, err := connectInternal(srv, s, systemName)
+	if err != nil {
+		nc.Close()
 		d.abandon(srv)
 		return err
 	}
 	life, stop := context.WithCancel(life)
 	var tasks sync.WaitGroup
-	stopAPI, err := d.startTasks(life, &tasks, srv, nc, s)
+	stopAPI, err := d.startTasks(life, &tasks, srv, nc, sys, s)
 	if err == nil {
 		err = d.waitForEnd(ctx, srv)
 	}
@@ -313,6 +319,7 @@ func (d *Daemon) runControlPlane(ctx, life context.Context, srv *server.Server, 
 	stop()
 	tasks.Wait()
 	nc.Close()
+	sys.Close()
 	if err != nil {
 		d.abandon(srv)
 		return err
@@ -321,9 +328,9 @@ func (d *Daemon) runControlPlane(ctx, life context.Context, srv *server.Server, 
 	return nil
 }
 
-// connectInternal logs in over a pipe, as the node's own identity.
-func connectInternal(srv *server.Server, s secrets) (*nats.Conn, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name(internalName), nats.Nkey(s.publicKey, s.identity.Sign),
+// connectInternal logs in over a pipe, as the node's own identity; the name chooses the account.
+func connectInternal(srv *server.Server, s secrets, name string) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name(name), nats.Nkey(s.publicKey, s.identity.Sign),
 		nats.MaxReconnects(-1), nats.ReconnectWait(internalReconnect), nats.ReconnectBufSize(-1), nats.IgnoreAuthErrorAbort(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // what matters is seen by the health evaluator
 	if err != nil {
@@ -332,10 +339,11 @@ func connectInternal(srv *server.Server, s secrets) (*nats.Conn, error) {
 	return nc, nil
 }
 
-func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *server.Server, nc *nats.Conn, s secrets) (stopAPI func() error, err error) {
+func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *server.Server, nc, sys *nats.Conn, s secrets) (stopAPI func() error, err error) {
 	js := jsAPI{nc: nc}
 	remote := newRemoteInfos(js)
-	n := &node{srv: srv, nc: nc, obs: newObserver(d.cfg.Name, srv, remote, d.beats)}
+	told := newResources(sys)
+	n := &node{srv: srv, nc: nc, obs: newObserver(d.cfg.Name, srv, remote, d.beats, told.told)}
 	n.probe = newProber(js, d.log, d.record(s), d.eval.kick)
 	n.boot = &bootstrap{js: js, log: d.log, facts: d.facts, want: &d.want, size: len(d.cfg.Routes), kicks: make(chan struct{}, 1), onWant: d.eval.kick}
 	changed := func() { _ = nc.Publish(subjectAudit, nil) } // a hint: the auditor looks on its own, too
@@ -343,6 +351,7 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 	d.running.Store(n)
 	d.eval.kick()
 	tasks.Go(func() { d.failOn(d.beats.run(ctx, nc)) })
+	tasks.Go(func() { d.failOn(told.run(ctx, func() []*server.RouteInfo { return routesOf(srv) })) })
 	tasks.Go(func() { d.failOn(n.boot.followSetting(ctx, nc)) })
 	tasks.Go(func() { remote.run(ctx) })
 	tasks.Go(func() { n.boot.run(ctx) })

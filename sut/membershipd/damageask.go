@@ -190,7 +190,7 @@ func (d *Daemon) quietServer(s secrets) (nc *nats.Conn, stop func(), err error) 
 		srv.Shutdown()
 		srv.WaitForShutdown() // its ports are needed
 	}
-	if nc, err = connectInternal(srv, s); err != nil {
+	if nc, err = connectInternal(srv, s, internalName); err != nil {
 		shut()
 		return nil, nil, err
 	}

@@ -24,12 +24,13 @@ type observer struct {
 	assets   []asset
 	remote   *remoteInfos
 	beats    *heartbeats
-	lastGood map[string]time.Time // by group: when this node's copy was last current
+	told     func(node string, route uint64) bool // since that route
+	lastGood map[string]time.Time                 // by group: when this node's copy was last current
 	clock    func() time.Time
 }
 
-func newObserver(name string, srv *server.Server, remote *remoteInfos, beats *heartbeats) *observer {
-	return &observer{name: name, srv: srv, assets: assets(), remote: remote, beats: beats, lastGood: map[string]time.Time{}, clock: time.Now}
+func newObserver(name string, srv *server.Server, remote *remoteInfos, beats *heartbeats, told func(node string, route uint64) bool) *observer {
+	return &observer{name: name, srv: srv, assets: assets(), remote: remote, beats: beats, told: told, lastGood: map[string]time.Time{}, clock: time.Now}
 }
 
 // observe fills in what comes from the embedded server.
@@ -99,12 +100,12 @@ func (o *observer) graced(key string, current bool) bool {
 
 // peers joins what heartbeats, routes and the meta group tell of other nodes.
 func (o *observer) peers(meta health.Group) []health.PeerFacts {
-	connected := o.connected()
+	routes := newestRoutes(routesOf(o.srv))
 	names := map[string]bool{}
 	for n := range meta.MemberAge {
 		names[n] = true
 	}
-	for n := range connected {
+	for n := range routes {
 		names[n] = true
 	}
 	ages := o.beats.ages()
@@ -118,25 +119,31 @@ func (o *observer) peers(meta health.Group) []health.PeerFacts {
 		if !ok {
 			age = health.Never
 		}
-		out = append(out, health.PeerFacts{Name: n, Age: age, Connected: connected[n]})
+		route, connected := routes[n]
+		out = append(out, health.PeerFacts{Name: n, Age: age, Connected: connected, Told: connected && o.told(n, route.Rid)})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
 }
 
-// connected names the nodes to which there is a route.
-func (o *observer) connected() map[string]bool {
-	names := map[string]bool{}
-	rz, err := o.srv.Routez(nil)
-	if err != nil {
-		return names
-	}
-	for _, r := range rz.Routes {
-		if r.RemoteName != "" {
-			names[r.RemoteName] = true
+// newestRoutes has, by node name, the newest of the routes to each node.
+func newestRoutes(routes []*server.RouteInfo) map[string]*server.RouteInfo {
+	newest := map[string]*server.RouteInfo{}
+	for _, r := range routes {
+		if n := newest[r.RemoteName]; r.RemoteName != "" && (n == nil || r.Rid > n.Rid) {
+			newest[r.RemoteName] = r
 		}
 	}
-	return names
+	return newest
+}
+
+// routesOf lists the routes that a server has; none while it starts or ends.
+func routesOf(srv *server.Server) []*server.RouteInfo {
+	rz, err := srv.Routez(nil)
+	if err != nil {
+		return nil
+	}
+	return rz.Routes
 }
 
 func (o *observer) buckets() []health.BucketFacts {

@@ -16,7 +16,7 @@ import (
 const pollInterval = 100 * time.Millisecond
 
 // Progress is what has been seen of convergence: all nodes ready, every stream led, every replica current, every node's own copies equal,
-// and for membershipd the six buckets at R.
+// and for membershipd the six buckets at R and every node ready to be given new streams.
 type Progress struct {
 	OK        bool
 	Ready     []string // nodes whose ready endpoint said 200 in the last look
@@ -29,6 +29,10 @@ type Progress struct {
 
 // status is the part of membershipd's /statusz that convergence needs.
 type status struct {
+	Peers []struct {
+		Name      string `json:"name"`
+		Placeable *bool  `json:"placeable"` // nil from builds that do not say it
+	} `json:"peers"`
 	Buckets []struct {
 		Name     string `json:"name"`
 		Leader   string `json:"leader"`
@@ -95,6 +99,11 @@ func (p *Progress) buckets(statuses map[cluster.NodeID]*status, want Want) strin
 		if s == nil {
 			p.Buckets, p.Replicas = 0, 0
 			return fmt.Sprintf("%s gives no status", id)
+		}
+		for _, peer := range s.Peers {
+			if peer.Placeable != nil && !*peer.Placeable {
+				why = fmt.Sprintf("%s cannot have new streams placed on %s yet", id, peer.Name)
+			}
 		}
 		n := 0
 		for _, b := range s.Buckets {

@@ -63,6 +63,7 @@ type PeerFacts struct {
 	Name      string
 	Age       time.Duration // of its last heartbeat
 	Connected bool
+	Told      bool // its resources, since the newest route to it came up
 }
 
 // BucketFacts is what this node knows of a bucket (or of the audit stream).
@@ -125,7 +126,7 @@ func (j *Judgement) judgePeers(f Facts) {
 		if current {
 			j.Quorum.Have++
 		}
-		j.Peers = append(j.Peers, Peer{Name: p.Name, SeenSeconds: seconds(p.Age), Current: current, Connected: p.Connected})
+		j.Peers = append(j.Peers, Peer{Name: p.Name, SeenSeconds: seconds(p.Age), Current: current, Connected: p.Connected, Placeable: p.Connected && p.Told})
 	}
 }
 
@@ -234,6 +235,13 @@ func (j *Judgement) judgePosture(f Facts) {
 	var why []string
 	if missing := f.ClusterSize - j.Quorum.Have; missing > 0 {
 		why = append(why, fmt.Sprintf("%d of %d nodes missing", missing, f.ClusterSize))
+	}
+	if f.Started && f.JetStream {
+		for _, p := range j.Peers {
+			if p.Connected && !p.Placeable {
+				why = append(why, fmt.Sprintf("new streams cannot be placed on %s: it has not told its resources yet", p.Name))
+			}
+		}
 	}
 	least, behind := f.WantReplicas, 0
 	for _, b := range append(append([]Bucket(nil), j.Buckets...), j.Audit) {

@@ -22,7 +22,7 @@ func good() health.Facts {
 		Node: "n1", ClusterSize: 3, Started: true, JetStream: true, Internal: true, WantReplicas: 3, Sync: "always", ProbeAge: second, DiskAge: second, UsersLoaded: true,
 		Meta: group("n2", map[string]time.Duration{"n2": second / 2, "n3": health.Never}),
 		Peers: []health.PeerFacts{
-			{Name: "n2", Age: second / 4, Connected: true}, {Name: "n3", Age: second / 4, Connected: true},
+			{Name: "n2", Age: second / 4, Connected: true, Told: true}, {Name: "n3", Age: second / 4, Connected: true, Told: true},
 		},
 	}
 	for _, n := range bucketNames {
@@ -88,6 +88,8 @@ func TestJudge(t *testing.T) {
 	}{
 		{name: "a follower with everything", facts: good(), ready: true, have: 3, posture: "OK"},
 		{name: "a leader with everything", facts: leading(second, second), ready: true, have: 3, posture: "OK"},
+		{name: "a peer that has not told its resources", ready: true, have: 3, posture: "DEGRADED",
+			facts: with(good(), func(f *health.Facts) { f.Peers[1].Told = false })},
 		{name: "two survivors, seen by the leader", ready: true, have: 2, posture: "DEGRADED",
 			facts: with(leading(second, 60*second), func(f *health.Facts) { f.Peers[1] = health.PeerFacts{Name: "n3", Age: 60 * second} })},
 		{name: "two survivors, seen by the follower", ready: true, have: 2, posture: "DEGRADED",

@@ -64,6 +64,7 @@ type Peer struct {
 	SeenSeconds float64 `json:"seen_seconds"` // since it was last heard of; -1 for never in this process's life
 	Current     bool    `json:"current"`      // it counts towards the quorum
 	Connected   bool    `json:"connected"`    // there is a route to it
+	Placeable   bool    `json:"placeable"`    // it told its resources since the newest route to it came up: new streams can be placed on it
 	// ClockAheadSeconds is by how much the clock of the node that says this is ahead of the peer's, within a second; null where that is not known.
 	ClockAheadSeconds *float64 `json:"clock_ahead_seconds"`
 }
