@@ -21,7 +21,7 @@ func All() []Scenario {
 			faults.OutOfDescriptors),
 		exhausted("threads", "threads", "a follower of the stream, then its leader, can start no more threads: nothing acked lost, writes go on, all well after",
 			faults.OutOfThreads),
-		nemesis(),
+		nemesis(), placement(placementName, placementName),
 		gracefulStop(), foreignDataDir(), seedImported(), rollingUpgrade(false), rollingUpgrade(true), certRotation(), flood(), acl(), authColdStart(), deployRehearsal(),
 	}, slices.Concat(userAdds(), powerFailures(), partitions(), grayFailures(), sickDisks(), courses(), damagedData())...)
 }

@@ -47,6 +47,7 @@ func Mutants() []Mutant {
 			[]Sign{sign("users-intact", check.CodeAckedMissing, check.CodeTwoOwners, check.CodeWrongValue, check.CodeWronglyRefused, check.CodeForbidden)}},
 		{"lame-duck-drops", "a node that is to stop diverts what its clients publish, and nobody reads it", gracefulName,
 			[]Sign{sign("core-delivered-n1", check.CodeSkipped), sign("core-delivered-n2", check.CodeSkipped), sign("core-delivered-n3", check.CodeSkipped)}},
+		{"resources-not-asked", "a node to which a route is new is not asked for its resources, and tells them when it would have anyway", placementName, placedSigns()},
 		{"rights-at-login-only", "what a user may do is looked up at login and never again", "acl", access},
 		{"room-revoke-open", "who is taken out of a room keeps what the open connection was given", "acl", access},
 		{"seed-twice", "the seed file is imported at every start, over what is there", seedImport, []Sign{sign("imported-once", check.CodeNotSame)}},

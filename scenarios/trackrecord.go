@@ -54,7 +54,7 @@ func TrackRecord() []Bug {
 		damagedBlock("7549-flip", "one flipped bit in a block hides acked messages, silently", faults.BitFlip(flipAt)),
 		damagedBlock("7549-truncate", "a block that is cut short hides acked messages, silently", faults.Truncate(flipAt)),
 		damagedMeta(), powerLost(), powerSplit(), syncDrops(), casOnAbsent(), streamEdited(), firstSequencePurged(), acksForgotten(), leaderStaysBehind(), agedTooSoon(), healthzAlone(), staleDirectReads(),
-		rollupErases(), appendStops(),
+		rollupErases(), appendStops(), placedLate(),
 	}
 }
 

@@ -54,6 +54,7 @@ const (
 	Request Kind = "request" // core request-reply; Value the unique request id
 	Send    Kind = "send"    // core publish, at most once; Value the unique id. OK means that the client flushed it to a server.
 	Append  Kind = "append"  // JetStream publish on a condition about the stream's end: its last sequence is Prev or, unless After is "", its last message id is After
+	Make    Kind = "make"    // a stream made: Target is the stream, Value how it is to be replicated ("R3")
 	// Access is one thing tried as a user at one node: Target is the user, Key the action and its subject ("publish a.b", "login"), Value the public
 	// key that proved who it is. OK means that it was allowed and had its effect, Failed that the node refused it.
 	Access Kind = "access"

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/unibus/unibus/sut/membershipd/internal/mutant"
 )
 
 const (
@@ -110,7 +112,7 @@ func (r *resources) silent() (servers []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, p := range r.peers {
-		if p.told || p.asked == resourcesAsked {
+		if p.told || p.asked == resourcesAsked || mutant.Planted == mutant.ResourcesNotAsked {
 			continue
 		}
 		p.asked++

@@ -34,6 +34,7 @@ const (
 	HealthzProcess         Bug = "healthz-process"
 	IndexLostOnReconnect   Bug = "index-lost-on-reconnect"
 	LameDuckDrops          Bug = "lame-duck-drops"
+	ResourcesNotAsked      Bug = "resources-not-asked"
 	RightsAtLoginOnly      Bug = "rights-at-login-only"
 	RoomRevokeOpen         Bug = "room-revoke-open"
 	SeedTwice              Bug = "seed-twice"
