@@ -207,6 +207,7 @@ func TestNATSCommand(t *testing.T) {
 	n := b.nats(t, b.adminFile, "")
 	t.Run("publish and subscribe", func(t *testing.T) { b.testSubscribe(t, n) })
 	t.Run("request and reply", func(t *testing.T) { b.testReply(t, n) })
+	b.converge(t) // building the command, which the first run does, leaves nothing for a cluster to run on
 	t.Run("stream", func(t *testing.T) { testStream(t, n) })
 	t.Run("kv", func(t *testing.T) { testKV(t, n) })
 	t.Run("bench", func(t *testing.T) { testBench(t, n) })

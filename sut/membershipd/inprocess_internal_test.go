@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"github.com/unibus/unibus/sut/client"
 	"github.com/unibus/unibus/sut/loopback"
 	"github.com/unibus/unibus/sut/membershipd/control"
+	"github.com/unibus/unibus/sut/membershipd/health"
 )
 
 const (
@@ -156,10 +158,14 @@ func (c *inProcess) startAll() {
 	c.ready(0, 1, 2)
 }
 
+// ready waits until these nodes say that they are, and that streams can be placed on those that they are connected to.
 func (c *inProcess) ready(nodes ...int) {
 	c.t.Helper()
 	for _, i := range nodes {
-		untilTrue(c.t, c.confs[i].Name+" is ready", func() bool { return c.nodes[i].eval.view().Ready })
+		untilTrue(c.t, c.confs[i].Name+" is ready", func() bool {
+			s := c.nodes[i].eval.view()
+			return s.Ready && !slices.ContainsFunc(s.Peers, func(p health.Peer) bool { return p.Connected && !p.Placeable })
+		})
 	}
 }
 

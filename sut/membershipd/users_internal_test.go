@@ -519,6 +519,7 @@ func (c *inProcess) testBuckets(t *testing.T, admin *control.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.ready(0, 1, 2)
 	for _, b := range []string{"prices", "notes", "private"} {
 		kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: b, Replicas: 3})
 		if err != nil {
