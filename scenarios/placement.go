@@ -13,11 +13,11 @@ import (
 
 // Settings of the scenario about making streams.
 const (
-	placeRounds = 4 // nodes tell their resources every ten seconds: after one reset of four that is likely not just then
+	placeRounds = 3 // nodes tell their resources every ten seconds: after one reset of three that is likely not just then
 	resetFor    = 3 * time.Second
 	placeEvery  = 250 * time.Millisecond
-	placeFor    = 8 * time.Second
-	placeWithin = 5 // seconds; a connection that broke is opened again within two
+	placeFor    = 5 * time.Second
+	placeWithin = 3 // seconds
 
 	placementName = "placement"
 )
@@ -25,7 +25,7 @@ const (
 // placement resets the connections of a node, and makes streams as soon as every node says that it is well again.
 func placement(name, family string) Scenario {
 	return Scenario{
-		Name: name, Family: family, Seconds: 80, Nightly: true,
+		Name: name, Family: family, Seconds: 55, Nightly: true,
 		Doc: fmt.Sprintf("all connections between a follower and the other nodes are reset, %d times: once that is over and all nodes are ready, a replicated stream can be made within %d s",
 			placeRounds, placeWithin),
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork},

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 func TestJudgeClock(t *testing.T) {
@@ -62,8 +64,20 @@ func TestWrongClock(t *testing.T) {
 	if c.nodes[2].running.Load() != nil {
 		t.Error("its server runs")
 	}
+	const meanwhile = "MEANWHILE"
+	js, err := jetstream.New(c.nodes[0].running.Load().nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: meanwhile, Subjects: []string{meanwhile}, Replicas: 3}); err != nil {
+		t.Errorf("a stream cannot be made while a node stays out, and could if it were dead: %v", err)
+	}
+	if _, err := js.Publish(t.Context(), meanwhile, []byte("one")); err != nil {
+		t.Error(err)
+	}
 	c.clock[2].Store(0)
 	c.ready(2)
+	untilTrue(t, "the node has its replica of what was made meanwhile", func() bool { return c.holds(2, meanwhile) == 1 })
 
 	c.stop(2)
 	c.clock[2].Store(-int64(time.Hour)) // it was there in what is its future

@@ -163,6 +163,10 @@ func (d *Daemon) askOthers(ctx context.Context, s secrets, found []damage, waits
 	}
 }
 
+// waitingSuffix is behind the name of a server that is not the node yet, and makes it one that no node can have. Under the node's own name the others
+// would forget what they know of its storage, which is enough to give it a replica of a new stream while it is away, and refuse every stream that needs one.
+const waitingSuffix = "~waits"
+
 // quietServer is a server that has no JetStream and takes no clients. By means of it a node that does not start yet asks the others over the routes, which
 // are authenticated and encrypted as ever. stop ends it, and frees its ports.
 func (d *Daemon) quietServer(s secrets) (nc *nats.Conn, stop func(), err error) {
@@ -171,6 +175,7 @@ func (d *Daemon) quietServer(s secrets) (nc *nats.Conn, stop func(), err error) 
 		return nil, nil, err
 	}
 	opts.HTTPPort = 0
+	opts.ServerName += waitingSuffix
 	// Without a listener for clients the embedded server never opens its routes. This one lets in nobody, and nobody is told of it.
 	opts.Host, opts.Port, opts.ClientAdvertise, opts.Cluster.NoAdvertise = "127.0.0.1", server.RANDOM_PORT, "", true
 	auth := &authenticator{log: d.log, outcome: func(bool) {}, directories: []directory{internalDirectory{s.publicKey}}}

@@ -126,11 +126,11 @@ func (o *observer) peers(meta health.Group) []health.PeerFacts {
 	return out
 }
 
-// newestRoutes has, by node name, the newest of the routes to each node.
+// newestRoutes has, by node name, the newest of the routes to each node. A node that stays out has one, too, by which it asks; that is not the node.
 func newestRoutes(routes []*server.RouteInfo) map[string]*server.RouteInfo {
 	newest := map[string]*server.RouteInfo{}
 	for _, r := range routes {
-		if n := newest[r.RemoteName]; r.RemoteName != "" && (n == nil || r.Rid > n.Rid) {
+		if n := newest[r.RemoteName]; nameForm.MatchString(r.RemoteName) && (n == nil || r.Rid > n.Rid) {
 			newest[r.RemoteName] = r
 		}
 	}
