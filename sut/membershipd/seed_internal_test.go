@@ -155,7 +155,11 @@ func TestWithoutEnforce(t *testing.T) {
 		if err := nc.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		_, err = sub.NextMsg(2 * time.Second)
+		wait := settleWait
+		if enforce {
+			wait = quiet // nothing is to come
+		}
+		_, err = sub.NextMsg(wait)
 		if (err == nil) == enforce {
 			t.Errorf("enforce is %v, and a message of a user without rights arrives: %v", enforce, err == nil)
 		}
