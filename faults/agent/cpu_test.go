@@ -16,6 +16,10 @@ func busy(t *testing.T, name string) *told {
 	t.Helper()
 	p := tellTime(t, name)
 	p.confine(t, name)
+	go func() { // a process whose pipe is full is not busy
+		for p.lines.Scan() {
+		}
+	}()
 	return p
 }
 
