@@ -142,7 +142,11 @@ func (a *api) serve(ctx context.Context, nc *nats.Conn) (micro.Service, error) {
 	for _, e := range a.endpoints() {
 		name := strings.ReplaceAll(strings.TrimPrefix(e.subject, "unibus.v1."), ".", "-")
 		h := micro.HandlerFunc(func(r micro.Request) { a.dispatch(ctx, r, name, e) })
-		if err := svc.AddEndpoint(name, h, micro.WithEndpointSubject(e.subject)); err != nil {
+		err := svc.AddEndpoint(name, h, micro.WithEndpointSubject(e.subject))
+		if err == nil {
+			err = svc.AddEndpoint(name+"-at-"+a.node, h, micro.WithEndpointSubject(control.At(e.subject, a.node)), micro.WithEndpointQueueGroupDisabled())
+		}
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("register %s: %w", e.subject, err), svc.Stop())
 		}
 	}

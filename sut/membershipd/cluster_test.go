@@ -396,6 +396,7 @@ func TestClusterLife(t *testing.T) {
 	c.testStatus(t)
 	c.testControl(t)
 	c.testAuditTrail(t)
+	c.testOwnNode(t)
 	c.testPlacement(t)
 	c.testQuorumLoss(t)
 	c.testStopAndRestart(t)
@@ -627,6 +628,35 @@ func (c *testCluster) testPlacement(t *testing.T) {
 				t.Errorf("make a stream, after hang %d: %v", i+1, err)
 			}
 		}
+	})
+}
+
+// testOwnNode asks the node that it is connected to, and no other: not one that hangs either, which has its place among those that answer until it is missed.
+func (c *testCluster) testOwnNode(t *testing.T) {
+	t.Run("the node that is asked answers", func(t *testing.T) {
+		hung := 2
+		var clients []*control.Client
+		for i := range c.configs {
+			clients = append(clients, c.dial(t, c.admin, i))
+		}
+		wantOwn := func(nodes ...int) {
+			t.Helper()
+			for _, i := range nodes {
+				for range 8 {
+					ctx, cancel := context.WithTimeout(t.Context(), waitAsk)
+					s, err := clients[i].Status(ctx)
+					cancel()
+					if err != nil || s.Node != c.configs[i].Name {
+						t.Errorf("asked %s: %q, %v", c.configs[i].Name, s.Node, err)
+					}
+				}
+			}
+		}
+		wantOwn(0, 1, 2)
+		c.nodes[hung].signal(syscall.SIGSTOP)
+		wantOwn(0, 1)
+		c.nodes[hung].signal(syscall.SIGCONT)
+		c.converge(t, 3, 0, 1, 2)
 	})
 }
 

@@ -369,6 +369,7 @@ func (c *inProcess) testRoles(t *testing.T, admin *control.Client) {
 	conns := c.everywhere(t, kp)
 	for subject, want := range map[string]bool{
 		"orders.new": true, "orders.secret": false, "orders.a.b": false, "prices.x": false, "$JS.API.INFO": false, "$KV.x.y": false, "unibus.v1.users.add": false,
+		"unibus.v1.users.add.n2": false, "unibus.v1.cluster.status.n2": true, "unibus.v1.settings.get.n2": false, "unibus.v1.users.show.n2": true,
 		"_INBOX_alice.x": false, "$SYS.REQ.SERVER.PING": false, "$JS.API.STREAM.CREATE.X": false, "unibus.v1.cluster.status": true,
 	} {
 		if got := allowed(t, conns[0], subject, nil); got != want {

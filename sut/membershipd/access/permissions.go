@@ -22,15 +22,23 @@ const (
 )
 
 var (
-	controlEverybody = []string{"unibus.v1.cluster.status", "unibus.v1.users.show"}
+	controlEverybody = atNodes("unibus.v1.cluster.status", "unibus.v1.users.show")
 	// A room's owner may call these for the room. Whether it is the owner is for the daemon to check.
-	controlOwner  = []string{"unibus.v1.rooms.grant", "unibus.v1.rooms.revoke"}
-	controlMember = []string{"unibus.v1.rooms.show"}
-	controlReads  = []string{
+	controlOwner  = atNodes("unibus.v1.rooms.grant", "unibus.v1.rooms.revoke")
+	controlMember = atNodes("unibus.v1.rooms.show")
+	controlReads  = atNodes(
 		"unibus.v1.settings.get", "unibus.v1.settings.list", "unibus.v1.users.list", "unibus.v1.roles.list", "unibus.v1.roles.show",
 		"unibus.v1.rooms.list", "unibus.v1.rooms.show",
-	}
+	)
 )
+
+// atNodes adds, to each subject that any node answers, those that one node answers.
+func atNodes(subjects ...string) (all []string) {
+	for _, s := range subjects {
+		all = append(all, s, s+".*")
+	}
+	return all
+}
 
 const (
 	userInfo      = "$SYS.REQ.USER.INFO" // tells a connection what it may do itself

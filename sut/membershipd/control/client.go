@@ -20,7 +20,7 @@ import (
 const (
 	dialTimeout = 2 * time.Second // a person waits, perhaps for a node far away
 	clientName  = "membershipd-cli"
-	callTimeout = 10 * time.Second // of a call whose context has no deadline; a node answers in less than half of that
+	callTimeout = 10 * time.Second // of one call; a node answers in less than half of that
 )
 
 // Client calls the control API of a cluster. It is safe for concurrent use.
@@ -35,6 +35,12 @@ type Client struct {
 type waiter struct {
 	subject string
 	cancel  context.CancelCauseFunc
+}
+
+// reads are the calls that change nothing, whatever became of them.
+var reads = map[string]bool{
+	SubjectSettingsGet: true, SubjectSettingsList: true, SubjectStatus: true, SubjectUsersList: true, SubjectUsersShow: true,
+	SubjectRolesList: true, SubjectRolesShow: true, SubjectRoomsList: true, SubjectRoomsShow: true,
 }
 
 // errRefused ends the wait for an answer that cannot come: the server did not let the request through.
@@ -120,34 +126,39 @@ func (c *Client) Scale(ctx context.Context, replicas int) (int, error) {
 	return resp.Replicas, err
 }
 
-// Status asks the node that answers for its view of the cluster.
+// Status asks the node that the client is connected to for its view of the cluster.
 func (c *Client) Status(ctx context.Context) (health.Status, error) {
 	var s health.Status
 	err := c.call(ctx, SubjectStatus, struct{}{}, &s)
 	return s, err
 }
 
-// call sends one request and never a second. Every error it returns is an *Error.
+// call asks the node that the client is connected to: one that hangs still has its place among those that answer for the cluster, until the others notice.
+// Where that node does not answer at a subject of its own (a build from before there were any, or one that is about to stop) any node does. What a node
+// was given is never sent again. Every error is an *Error.
 func (c *Client) call(ctx context.Context, subject string, req, resp any) error {
 	body, err := json.Marshal(req)
 	if err != nil {
 		return Errorf(Invalid, "encode the request: %v", err)
 	}
-	if _, limited := ctx.Deadline(); !limited {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, callTimeout)
-		defer cancel()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var msg *nats.Msg
+	node := c.nc.ConnectedServerName()
+	for _, at := range []string{At(subject, node), subject} {
+		if msg, err = c.ask(ctx, at, body); !errors.Is(err, errRefused) && !errors.Is(err, nats.ErrNoResponders) {
+			break
+		}
 	}
-	ctx, done := c.wait(ctx, subject)
-	defer done()
-	msg, err := c.nc.RequestWithContext(ctx, subject, body)
 	switch {
-	case err != nil && errors.Is(context.Cause(ctx), errRefused):
+	case errors.Is(err, errRefused):
 		return Errorf(Denied, "this key may not call %s", subject)
 	case errors.Is(err, nats.ErrNoResponders):
 		return Errorf(Unavailable, "no node answers the control API")
+	case err != nil && reads[subject]:
+		return Errorf(Unavailable, "no answer from node %s: %v", node, err)
 	case err != nil:
-		return Errorf(Unknown, "no answer from the cluster: %v", err)
+		return Errorf(Unknown, "no answer from node %s: %v", node, err)
 	}
 	if code := msg.Header.Get(micro.ErrorCodeHeader); code != "" {
 		return &Error{Code: Code(code), Message: msg.Header.Get(micro.ErrorHeader)}
@@ -156,4 +167,15 @@ func (c *Client) call(ctx context.Context, subject string, req, resp any) error 
 		return Errorf(Unknown, "decode the answer: %v", err)
 	}
 	return nil
+}
+
+// ask sends one request. An error is errRefused where the server did not let it through.
+func (c *Client) ask(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	ctx, done := c.wait(ctx, subject)
+	defer done()
+	msg, err := c.nc.RequestWithContext(ctx, subject, body)
+	if err != nil && errors.Is(context.Cause(ctx), errRefused) {
+		return nil, errRefused
+	}
+	return msg, err
 }

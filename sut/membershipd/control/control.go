@@ -17,12 +17,18 @@ const (
 	SubjectStatus       = "unibus.v1.cluster.status"
 )
 
+// At is the subject at which one node, and no other, answers what any node answers at a subject of the API.
+func At(subject, node string) string { return subject + "." + node }
+
 // WriteSubjects are those that only administrators may publish to. The two of rooms are for the rooms' owners, too, who are users.
-func WriteSubjects() []string {
-	return []string{
+func WriteSubjects() (all []string) {
+	for _, s := range []string{
 		SubjectSettingsPut, SubjectScale, SubjectUsersAdd, SubjectUsersImport, SubjectUsersDisable, SubjectUsersEnable, SubjectUsersRotate,
 		SubjectUsersSetRole, SubjectRolesPut, SubjectRolesDelete, SubjectRoomsCreate, SubjectRoomsGrant, SubjectRoomsRevoke,
+	} {
+		all = append(all, s, At(s, "*"))
 	}
+	return all
 }
 
 // ReservedPrefix begins the names of settings that have a meaning for the daemon itself.
