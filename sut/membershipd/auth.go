@@ -23,6 +23,10 @@ const (
 
 // accountsConfig defines the accounts in the embedded server's own configuration language, which is the only way to enable
 // JetStream for an account before the server starts. The import shares the caller's identity: the control API needs to know who asks.
+//
+// What the users' streams may take is limited, over all nodes together and with every replica counted: both accounts share each node's store, and a node whose
+// store is full takes no part in any replicated stream (nats-server: followers drop what they are sent, leaders step down), so that users who fill it would
+// take the control plane with them.
 const accountsConfig = `
 accounts {
   SYS: {}
@@ -34,7 +38,7 @@ accounts {
     ]
   }
   BUS: {
-    jetstream: enabled
+    jetstream: {max_file: %d}
     imports: [
       {service: {account: CONTROL, subject: "unibus.v1.>"}, share: true}
       {service: {account: CONTROL, subject: "$SRV.>"}}

@@ -82,6 +82,14 @@ func assets() []asset {
 	return append(all, asset{label: AuditStream, stream: AuditStream, audit: true, config: auditConfig})
 }
 
+// reserved is how many bytes the control plane keeps for itself on each node.
+func reserved() (bytes int64) {
+	for _, a := range assets() {
+		bytes += a.config(1).MaxBytes
+	}
+	return bytes
+}
+
 // streamConfig is that of a key-value bucket, except for two things. Reads go to the stream's leader (direct gets may be answered
 // by a follower that is behind), and roll-ups are refused (the header `Nats-Rollup: all` on any one key would erase the bucket).
 func (b bucketSpec) streamConfig(replicas int) jetstream.StreamConfig {

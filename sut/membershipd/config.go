@@ -27,7 +27,7 @@ const (
 	defaultMaxStore  = 10 << 30
 
 	minClusterSize = 3         // below that no node may be lost
-	minMaxStore    = 512 << 20 // the control plane reserves most of this for itself (see reservations in buckets.go)
+	minMaxStore    = 512 << 20 // the control plane reserves most of this for itself (see reserved)
 	maxLameDuck    = 10 * time.Minute
 )
 

@@ -36,7 +36,7 @@ const (
 // serverOptions translates the settings for the embedded server. routePass is in no string that the server logs or shows.
 func serverOptions(c Config, routePass string, certs *certificates) (*server.Options, error) {
 	o := &server.Options{}
-	if err := o.ProcessConfigString(accountsConfig); err != nil {
+	if err := o.ProcessConfigString(fmt.Sprintf(accountsConfig, usersStore(c))); err != nil {
 		return nil, fmt.Errorf("define the accounts: %w", err)
 	}
 	o.ServerName = c.Name
@@ -56,6 +56,14 @@ func serverOptions(c Config, routePass string, certs *certificates) (*server.Opt
 	setRoutes(o, c, routePass)
 	setTLS(o, certs)
 	return o, setJetStream(o, c)
+}
+
+// storeMargin is the part of the store, one in so many, for what users write until the embedded server has counted it, which it does every second or so.
+const storeMargin = 20
+
+// usersStore is how many bytes all streams of users may have in files, on all nodes together: what the control plane does not keep for itself.
+func usersStore(c Config) int64 {
+	return int64(len(c.Routes)) * (c.MaxStore - c.MaxStore/storeMargin - reserved())
 }
 
 func setLameDuck(o *server.Options, d time.Duration) {
