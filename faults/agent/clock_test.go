@@ -26,7 +26,7 @@ type told struct {
 	first time.Duration // what its monotonic clock said first
 }
 
-func tellTime(t *testing.T, name string) *told {
+func tellTime(t *testing.T, name string, env ...string) *told {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -37,7 +37,7 @@ func tellTime(t *testing.T, name string) *told {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(link)
-	cmd.Env = append(os.Environ(), roleEnv+"="+roleClock)
+	cmd.Env = append(append(os.Environ(), roleEnv+"="+roleClock), env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

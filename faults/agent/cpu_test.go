@@ -14,7 +14,7 @@ import (
 // busy starts a daemon that never stops working, in a control group of its own.
 func busy(t *testing.T, name string) *told {
 	t.Helper()
-	p := tellTime(t, name)
+	p := tellTime(t, name, busyEnv+"=1")
 	p.confine(t, name)
 	go func() { // a process whose pipe is full is not busy
 		for p.lines.Scan() {

@@ -26,12 +26,15 @@ import (
 // roleEnv makes the test binary play another program.
 const roleEnv = "FAULTS_AGENT_TEST_ROLE"
 
+// busyEnv makes a process that plays a role busy.
+const busyEnv = "FAULTS_AGENT_TEST_BUSY"
+
 // daemonEnv is the name of the process that an agent played by the test binary takes for the daemon.
 const daemonEnv = "FAULTS_AGENT_TEST_DAEMON"
 
 const (
 	roleAgent  = "agent"  // faultd itself
-	roleClock  = "clock"  // a process that tells what its clocks say, until it is killed
+	roleClock  = "clock"  // a process that tells what its clocks say, until it is killed; with busyEnv it takes all of a processor meanwhile
 	roleDaemon = "daemon" // a process that waits, and ends on SIGTERM
 )
 
