@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -48,7 +49,7 @@ func printStatus(out io.Writer, s health.Status) error {
 		fmt.Sprintf("node\t%s (%s)", s.Node, s.Version),
 		fmt.Sprintf("ready\t%t\t%s", s.Ready, strings.Join(s.Reasons, "; ")),
 		fmt.Sprintf("quorum\t%d of %d, need %d", s.Quorum.Have, s.ClusterSize, s.Quorum.Need),
-		fmt.Sprintf("meta leader\t%s", s.MetaLeader),
+		fmt.Sprintf("meta leader\t%s", cmp.Or(s.MetaLeader, "none")),
 		fmt.Sprintf("posture\t%s\t%s", s.Posture.State, s.Posture.Why),
 		fmt.Sprintf("sync\t%s", s.Posture.Sync),
 		fmt.Sprintf("access\t%s\t%d users, %d roles, %d rooms; %d connections of users; %d records in quarantine",
@@ -60,9 +61,13 @@ func printStatus(out io.Writer, s health.Status) error {
 	for _, p := range s.Peers {
 		rows = append(rows, fmt.Sprintf("%s\t%t\t%.1f s ago\t%s", p.Name, p.Connected, p.SeenSeconds, clockWord(p.ClockAheadSeconds)))
 	}
-	rows = append(rows, "", "STREAM\tLEADER\tREPLICAS\tCURRENT\tLAG")
+	rows = append(rows, "", "STREAM\tLEADER\tCONFIGURED\tCURRENT\tLAG")
 	for _, b := range append(s.Buckets, s.Audit) {
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%d of %d\t%t\t%d", b.Name, b.Leader, b.Replicas, b.WantReplicas, b.Current, b.Lag))
+		lag := "not known"
+		if b.Current {
+			lag = fmt.Sprint(b.Lag)
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%t\t%s", b.Name, cmp.Or(b.Leader, "none"), replicasWord(b), b.Current, lag))
 	}
 	for _, r := range rows {
 		if _, err := fmt.Fprintln(w, r); err != nil {
@@ -70,6 +75,17 @@ func printStatus(out io.Writer, s health.Status) error {
 		}
 	}
 	return w.Flush()
+}
+
+// replicasWord is how a stream is configured, which says nothing of how many of its replicas are alive.
+func replicasWord(b health.Bucket) string {
+	switch {
+	case b.Replicas == 0:
+		return "not known"
+	case b.Replicas < b.WantReplicas:
+		return fmt.Sprintf("R%d, R%d wanted", b.Replicas, b.WantReplicas)
+	}
+	return fmt.Sprintf("R%d", b.Replicas)
 }
 
 // clockWord says how a peer's clock is, by the clock of the node that was asked.
@@ -115,7 +131,7 @@ func newSetting(getenv func(string) string) *cobra.Command {
 func newPut(t *target, getenv func(string) string) *cobra.Command {
 	var expect int64
 	c := &cobra.Command{
-		Use: "put NAME VALUE", Short: "Write a setting", Args: cobra.ExactArgs(2),
+		Use: "put NAME VALUE", Short: "Write a setting", Args: exactly(2),
 		Long: `Write a setting. "unknown" in an error means that the write may have been done or may still be: read the setting before you try again.`,
 		Example: "  membershipd setting put motd hello --nkey-file admin.nk\n" +
 			"  membershipd setting put motd hello --expect 0 --nkey-file admin.nk   # only if there is none yet",
@@ -146,7 +162,7 @@ func newPut(t *target, getenv func(string) string) *cobra.Command {
 
 func newGet(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "get NAME", Short: "Read a setting", Args: cobra.ExactArgs(1),
+		Use: "get NAME", Short: "Read a setting", Args: exactly(1),
 		Example: "  membershipd setting get motd --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {

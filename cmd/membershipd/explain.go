@@ -30,7 +30,7 @@ func hintFor(err error) string {
 	case errors.As(err, &answer):
 		return codeHints[answer.Code]
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
-		return "the cluster does not know this key, or its user is disabled"
+		return "the node does not know this key, or its user is disabled (a node's own identity is good at that node only)"
 	case errors.As(err, &unknownAuthority):
 		return "give the authority of the nodes' certificates with --ca"
 	case errors.As(err, &wrongHost):

@@ -27,7 +27,7 @@ func newKey() *cobra.Command {
 
 func newKeyNew(asJSON *bool) *cobra.Command {
 	return &cobra.Command{
-		Use: "new FILE", Short: "Make a key: write the seed to a new file, print the public key", Args: cobra.ExactArgs(1),
+		Use: "new FILE", Short: "Make a key: write the seed to a new file, print the public key", Args: exactly(1),
 		Long:    "Make a key: write the seed to a new file of mode 0600, and print the public key. A file that exists is never replaced.",
 		Example: "  membershipd key new alice.nk",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -45,7 +45,7 @@ func newKeyNew(asJSON *bool) *cobra.Command {
 
 func newKeyShow(asJSON *bool) *cobra.Command {
 	return &cobra.Command{
-		Use: "show FILE", Short: "Print the public key of a seed file", Args: cobra.ExactArgs(1),
+		Use: "show FILE", Short: "Print the public key of a seed file", Args: exactly(1),
 		Example: "  membershipd key show alice.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			kp, err := client.LoadSeed(args[0])

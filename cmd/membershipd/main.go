@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/unibus/unibus/sut/membershipd"
 	"github.com/unibus/unibus/sut/membershipd/control"
 )
@@ -63,6 +65,16 @@ type errFailed struct{ error }
 
 // Unwrap implements errors.Unwrap.
 func (e errFailed) Unwrap() error { return e.error }
+
+// exactly wants so many arguments, and says which.
+func exactly(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return fmt.Errorf("want %d argument(s), got %d: %s", n, len(args), c.UseLine())
+	}
+}
 
 func failed(err error) error {
 	if err == nil {

@@ -36,7 +36,7 @@ type roleFlags struct {
 func newRolePut(t *target, getenv func(string) string) *cobra.Command {
 	var f roleFlags
 	c := &cobra.Command{
-		Use: "put NAME", Short: "Create a role, or replace it as a whole", Args: cobra.ExactArgs(1),
+		Use: "put NAME", Short: "Create a role, or replace it as a whole", Args: exactly(1),
 		Long: `Create a role, or replace it as a whole, from flags or from a JSON file as "role show --json" prints it. The first token of every subject is literal.
 Whoever may write one key of a bucket can erase the bucket, so access to buckets is per bucket.`,
 		Example: "  membershipd role put trader --publish 'orders.>' --subscribe 'prices.>' --deny orders.admin --bucket limits=read --stream ORDERS=consume --nkey-file admin.nk\n" +
@@ -169,7 +169,7 @@ func newRoleList(t *target, getenv func(string) string) *cobra.Command {
 
 func newRoleShow(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "show NAME", Short: "Show a role", Args: cobra.ExactArgs(1),
+		Use: "show NAME", Short: "Show a role", Args: exactly(1),
 		Example: "  membershipd role show trader --nkey-file admin.nk\n  membershipd role show trader --json --nkey-file admin.nk > trader.json",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
@@ -216,7 +216,7 @@ func roleRows(r control.Role) []string {
 
 func newRoleDelete(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete NAME", Short: "Delete a role that no user has", Args: cobra.ExactArgs(1),
+		Use: "delete NAME", Short: "Delete a role that no user has", Args: exactly(1),
 		Example: "  membershipd role delete trader --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {

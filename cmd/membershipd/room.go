@@ -21,7 +21,7 @@ A room's owner may call grant, revoke and show for it; everything else is for ad
 func newRoomCreate(t *target, getenv func(string) string) *cobra.Command {
 	var req control.RoomCreateRequest
 	c := &cobra.Command{
-		Use: "create NAME --owner USER --subject SUBJECT", Short: "Create a room", Args: cobra.ExactArgs(1),
+		Use: "create NAME --owner USER --subject SUBJECT", Short: "Create a room", Args: exactly(1),
 		Long:    "Create a room. The same again succeeds and changes nothing; the same name with another owner or other subjects is refused.",
 		Example: "  membershipd room create desk --owner alice --subject 'desk.>' --description 'the trading desk' --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -66,7 +66,7 @@ func newRoomList(t *target, getenv func(string) string) *cobra.Command {
 
 func newRoomShow(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "show NAME", Short: "Show a room and its members", Args: cobra.ExactArgs(1),
+		Use: "show NAME", Short: "Show a room and its members", Args: exactly(1),
 		Example: "  membershipd room show desk --nkey-file alice.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
@@ -87,7 +87,7 @@ func newRoomShow(t *target, getenv func(string) string) *cobra.Command {
 func newRoomGrant(t *target, getenv func(string) string) *cobra.Command {
 	var level string
 	c := &cobra.Command{
-		Use: "grant ROOM USER --level LEVEL", Short: "Let a user into a room, or change its level", Args: cobra.ExactArgs(2),
+		Use: "grant ROOM USER --level LEVEL", Short: "Let a user into a room, or change its level", Args: exactly(2),
 		Example: "  membershipd room grant desk bob --level observer --nkey-file alice.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			if level == "" {
@@ -108,7 +108,7 @@ func newRoomGrant(t *target, getenv func(string) string) *cobra.Command {
 
 func newRoomRevoke(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "revoke ROOM USER", Short: "Take a user out of a room", Args: cobra.ExactArgs(2),
+		Use: "revoke ROOM USER", Short: "Take a user out of a room", Args: exactly(2),
 		Example: "  membershipd room revoke desk bob --nkey-file alice.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {

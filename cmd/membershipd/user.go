@@ -54,7 +54,7 @@ func newUserAdd(t *target, getenv func(string) string) *cobra.Command {
 	var req control.UserAddRequest
 	var store, seedFile string
 	c := &cobra.Command{
-		Use: "add NAME --nkey PUBLIC-KEY --role ROLE", Short: "Add a user", Args: cobra.ExactArgs(1),
+		Use: "add NAME --nkey PUBLIC-KEY --role ROLE", Short: "Add a user", Args: exactly(1),
 		Long: `Add a user. The same name and key again succeeds and changes nothing; the same name with another key is refused (use "user rotate").
 With --store kv the cluster is asked, through any node, and needs a quorum. With --store seed nothing is asked: the user is written into a file that
 "membershipd serve --seed-file" imports once, when the cluster first forms. That is how the first admin gets in; the role is then admin.`,
@@ -141,7 +141,7 @@ func userState(u control.User) string {
 
 func newUserShow(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "show NAME", Short: "Show a user and its rooms", Args: cobra.ExactArgs(1),
+		Use: "show NAME", Short: "Show a user and its rooms", Args: exactly(1),
 		Example: "  membershipd user show alice --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
@@ -174,7 +174,7 @@ func levels(word string, all map[string]string) []string {
 func newUserChange(t *target, getenv func(string) string, verb, short, done string,
 	do func(*control.Client, context.Context, string) (control.Change, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		Use: verb + " NAME", Short: short, Args: exactly(1),
 		Example: "  membershipd user " + verb + " alice --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {
@@ -191,7 +191,7 @@ func newUserChange(t *target, getenv func(string) string, verb, short, done stri
 func newUserRotate(t *target, getenv func(string) string) *cobra.Command {
 	var key string
 	c := &cobra.Command{
-		Use: "rotate NAME --nkey PUBLIC-KEY", Short: "Give a user another key; the old one is good for nothing from then on", Args: cobra.ExactArgs(1),
+		Use: "rotate NAME --nkey PUBLIC-KEY", Short: "Give a user another key; the old one is good for nothing from then on", Args: exactly(1),
 		Example: "  membershipd key new alice-2.nk\n  membershipd user rotate alice --nkey UDEF... --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			if key == "" {
@@ -212,7 +212,7 @@ func newUserRotate(t *target, getenv func(string) string) *cobra.Command {
 
 func newUserSetRole(t *target, getenv func(string) string) *cobra.Command {
 	return &cobra.Command{
-		Use: "set-role NAME ROLE", Short: "Give a user another role", Args: cobra.ExactArgs(2),
+		Use: "set-role NAME ROLE", Short: "Give a user another role", Args: exactly(2),
 		Example: "  membershipd user set-role alice service --nkey-file admin.nk",
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.call(c, getenv, func(ctx context.Context, client *control.Client) error {

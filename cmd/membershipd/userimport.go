@@ -47,7 +47,7 @@ type importRefusal struct {
 func newUserImport(t *target, getenv func(string) string) *cobra.Command {
 	f := importFlags{}
 	c := &cobra.Command{
-		Use: "import FILE", Short: "Add many users from a file", Args: cobra.ExactArgs(1),
+		Use: "import FILE", Short: "Add many users from a file", Args: exactly(1),
 		Long: `Add many users from a file, "-" for standard input. A line is a name, a public nkey and a role, with spaces between them; without a role it gets that of
 --role. Empty lines and those that begin with # are skipped. The whole file is checked before anything is written.
 Each user is as if added with "user add": audited one by one, and nothing to do for one that is there already with the same key. So an import that

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -73,11 +74,13 @@ func (e *evaluator) evaluate() {
 func (e *evaluator) report(before, after *snapshot) {
 	switch {
 	case after.Ready && (before == nil || !before.Ready):
-		e.log.Info("ready", "meta_leader", after.facts.Meta.Leader, "posture", after.Posture.State)
+		e.log.Info("ready", "meta_leader", after.facts.Meta.Leader, "posture", after.Posture.State, "why", after.Posture.Why)
 	case before != nil && before.Ready && !after.Ready:
-		e.log.Warn("not ready", "reasons", after.Reasons)
+		e.log.Warn("not ready", "reasons", strings.Join(after.Reasons, "; "))
 	case before != nil && !before.Ready && !slices.Equal(before.Reasons, after.Reasons):
-		e.log.Debug("not ready", "reasons", after.Reasons)
+		e.log.Debug("not ready", "reasons", strings.Join(after.Reasons, "; "))
+	case before != nil && after.Ready && before.Posture.State != after.Posture.State:
+		e.log.Info("posture", "state", after.Posture.State, "why", after.Posture.Why)
 	}
 }
 
