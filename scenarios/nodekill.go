@@ -24,7 +24,7 @@ const (
 func nodeKill() Scenario {
 	return Scenario{
 		Name: "node-kill", Family: "node-kill", Seconds: 90,
-		Doc:   "stream leader, meta leader and followers killed again and again under load, politely and then without waiting for health",
+		Doc:   "stream leader, meta leader and followers killed again and again under load, each time waiting until all is well, and then without",
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(p *Plan) []Step {
 			steps := []Step{startAll(), converge("first start"), loadUp(standardLoad(p)...), moreOps(steadyBefore, opsWithin), mark("kills")}

@@ -204,10 +204,10 @@ func first(old, e *history.Event) *history.Event {
 	return e
 }
 
-// verb is the part of a fault's name before the victims: "kill[n2]#3" is a kill.
+// verb is the word before the victims in a fault's name: "kill[n2]#3", and "first kill[n2]" too, is a kill.
 func verb(name string) string {
 	v, _, _ := strings.Cut(name, "[")
-	return v
+	return v[strings.LastIndex(v, " ")+1:]
 }
 
 // force is how long it took from decided to in force, in milliseconds.
