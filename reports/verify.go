@@ -34,6 +34,7 @@ type VerifyReport struct {
 	Ops      int      `json:"ops"`
 	Claims   int      `json:"claims"`
 	Digest   string   `json:"evidence_digest,omitempty"`
+	Harness  Subject  `json:"harness"` // that made it, as the bundle says
 	Problems []string `json:"problems,omitempty"`
 	Notes    []string `json:"notes,omitempty"` // nothing wrong, but worth knowing
 	Proof    *Proof   `json:"-"`               // what was verified; nil unless OK
@@ -73,7 +74,7 @@ func verify(dir string, rep *VerifyReport) error {
 		return err
 	}
 	rep.Scenario, rep.Status, rep.Why, rep.Ops, rep.Claims, rep.Digest = found.Evidence.Scenario, found.Status, found.Why, found.Ops, len(found.Claims), found.EvidenceDigest
-	rep.Proof = &found
+	rep.Proof, rep.Harness = &found, found.Evidence.Harness
 	return errors.Join(compareProofs(said, found), compareDerived(dir, m, found, h, rep))
 }
 

@@ -120,16 +120,22 @@ func (s *session) earlier(ctx context.Context, opts subject.Options, to cluster.
 	return cluster.Subject{}, ctx.Err()
 }
 
+// thisHarness is this very program, as proofs name it.
+func thisHarness() reports.Subject {
+	h := reports.Subject{Kind: "chaos", Version: harnessVersion()}
+	if exe, err := os.Executable(); err == nil {
+		if d, err := subject.Digest(exe); err == nil {
+			h.Digest = d
+		}
+	}
+	return h
+}
+
 // describe fills in what proofs say about harness and machine, and makes the images.
 func (s *session) describe(ctx context.Context) error {
 	s.cfg.Env = hostEnvironment(s.flags.procs)
 	s.cfg.Env.Backend = s.cfg.Backend
-	s.cfg.Harness = reports.Subject{Kind: "chaos", Version: harnessVersion()}
-	if exe, err := os.Executable(); err == nil {
-		if d, err := subject.Digest(exe); err == nil {
-			s.cfg.Harness.Digest = d
-		}
-	}
+	s.cfg.Harness = thisHarness()
 	if s.cfg.Backend != docker.Name {
 		return nil
 	}

@@ -89,6 +89,10 @@ func printVerified(w io.Writer, rep reports.VerifyReport) error {
 	for _, p := range rep.Problems {
 		lines = append(lines, "       "+p)
 	}
+	if own := thisHarness(); !rep.OK && rep.Harness.Digest != "" && rep.Harness.Digest != own.Digest {
+		lines = append(lines, fmt.Sprintf("       it was made by chaos %s (%s), and this is %s (%s): another version may judge and draw otherwise, so verify it with the one that made it",
+			rep.Harness.Version, short(rep.Harness.Digest), own.Version, short(own.Digest)))
+	}
 	for _, n := range rep.Notes {
 		lines = append(lines, "       note: "+n)
 	}
