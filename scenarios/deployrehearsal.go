@@ -89,8 +89,8 @@ func rehearsalClaims(r *Run) []reports.Claim {
 		return claim(id, text, check.Measured{Names: []string{sawPrefix + what}, Min: min, Same: [][2]string{{"is", "wanted"}}})
 	}
 	gap := func(id, text, from, to string, secs float64) reports.Claim {
-		return claim(id, fmt.Sprintf("%s: the longest stretch without any acked publish is reported, and stays under %g s.", text, secs),
-			check.Availability{Window: window(from, to), Kinds: []string{"publish"}, MaxGapSeconds: secs, MinOK: 50})
+		return claim(id, fmt.Sprintf("%s: the longest stretch without an acked publish to the orders is reported, and stays under %g s.", text, secs),
+			check.Availability{Window: window(from, to), Kinds: []string{"publish"}, Targets: []string{ordersStream}, MaxGapSeconds: secs, MinOK: 50})
 	}
 	cs := []reports.Claim{
 		claim("runbook-works", "Every command of the runbook ended well.",

@@ -43,7 +43,7 @@ func foreignDataDir() Scenario {
 			cs := []reports.Claim{
 				claim("refuses-to-run", fmt.Sprintf("%s does not run on a directory that is %s's: not even /livez is 200.", victim, other),
 					check.HealthCheck{Probe: "live", Nodes: me, Window: w, Want: check.WantNever200, MinHz: minHealthHz}),
-				claim("others-serve", "The other two serve meanwhile.", check.Availability{Window: w, Kinds: []string{"publish"}, MinOK: 20}),
+				claim("others-serve", "The other two serve meanwhile.", check.Availability{Window: w, Kinds: []string{"publish"}, Targets: []string{ordersStream}, MinOK: 20}),
 				streamIntact(200), kvLinear(100), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...),
 				exercised(check.Preconditions{MinOps: 300, Marks: []string{"foreign", "own"}, Drained: drained(r)}),
 			}

@@ -97,8 +97,8 @@ func gray(name, doc string, need cluster.Capability, cuts []cut) Scenario {
 		Claims: func(r *Run) []reports.Claim {
 			var cs []reports.Claim
 			for _, k := range cuts {
-				cs = append(cs, claim(k.name+"-serves", fmt.Sprintf("Writes go on: the longest stretch without any acked publish is reported, and stays under %d s.", grayGap),
-					check.Availability{Window: window(k.name, k.name+"-end"), Kinds: []string{"publish"}, MaxGapSeconds: grayGap, MinOK: 20}), takeoverSeen(k.name, grayFor))
+				cs = append(cs, claim(k.name+"-serves", fmt.Sprintf("Writes go on: the longest stretch without an acked publish to the orders is reported, and stays under %d s.", grayGap),
+					check.Availability{Window: window(k.name, k.name+"-end"), Kinds: []string{"publish"}, Targets: []string{ordersStream}, MaxGapSeconds: grayGap, MinOK: 20}), takeoverSeen(k.name, grayFor))
 			}
 			cs = append(cs, streamIntact(300), kvWritesLinear(kvOpsWanted/2), kvDurable(), convergedEach(r), copiesAgree(dataCopies(r)...), truthful(), faultsInForce(len(cuts)),
 				exercised(check.Preconditions{MinOps: 500, MinBefore: 100, MinDuring: 100, MinAfter: 20, Drained: drained(r)}))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -230,6 +231,68 @@ func TestMarksOfClaimsAreMade(t *testing.T) {
 			}
 		}
 	})
+}
+
+// longWindows are the scenarios with a window that is longer than its holds by far: in it nodes are restarted, files exchanged or replicas added, and each time it is
+// waited until all is well.
+var longWindows = []string{"rolling-upgrade", "rolling-upgrade-plain", "cert-rotation", "deploy-rehearsal", "r1-to-r3"}
+
+var holdLength = regexp.MustCompile(` for ([0-9.hmsuµn]+)(;|$)`)
+
+// heldFor is how long the steps between two marks take at least: what they wait for anyway.
+func heldFor(t *testing.T, steps []string, w check.Window) (d time.Duration) {
+	t.Helper()
+	for _, name := range steps[slices.Index(steps, markPrefix+w.From):slices.Index(steps, markPrefix+w.To)] {
+		if m := holdLength.FindStringSubmatch(name); m != nil {
+			one, err := time.ParseDuration(m[1])
+			if err != nil {
+				t.Fatalf("the step %q: %v", name, err)
+			}
+			d += one
+		}
+	}
+	return d
+}
+
+// TestServingIsClaimedOfAStream: acks of one stream say nothing of another, and the standard load writes to several. A bound that is longer than its window can only
+// be broken by nothing at all.
+func TestServingIsClaimedOfAStream(t *testing.T) {
+	var published, bounded int
+	judge := func(t *testing.T, r *Run, steps []string) {
+		for _, c := range claimsOf(t, r) {
+			if c.Spec.Checker != check.Of(check.Availability{}).Checker {
+				continue
+			}
+			var a check.Availability
+			if err := json.Unmarshal(c.Spec.Params, &a); err != nil {
+				t.Fatal(err)
+			}
+			if len(a.Kinds) == 0 || slices.Contains(a.Kinds, string(history.Publish)) {
+				published++
+				if len(a.Targets) != 1 {
+					t.Errorf("%s is content with acks of any of %q", c.ID, a.Targets)
+				}
+			}
+			if a.MaxGapSeconds == 0 || slices.Contains(longWindows, r.Scenario.Name) {
+				continue
+			}
+			bounded++
+			if held := heldFor(t, steps, a.Window); a.MaxGapSeconds >= held.Seconds() {
+				t.Errorf("%s allows a gap of %g s, and its window may be over after %v", c.ID, a.MaxGapSeconds, held)
+			}
+		}
+	}
+	forEach(t, func(t *testing.T, s Scenario, kind cluster.Kind, full bool) {
+		r, steps := planned(t, s, kind, 7, full)
+		judge(t, r, steps)
+	})
+	for _, b := range TrackRecord() {
+		r := trackRun(b.Scenario, 7)
+		judge(t, r, stepNames(r))
+	}
+	if published < 50 || bounded < 30 {
+		t.Errorf("%d claims about publishes, %d of them with a bound that was looked at", published, bounded)
+	}
 }
 
 // TestClaimsCountTheirSteps catches a claim that wants more, or is content with fewer, waits and faults than there are.

@@ -67,7 +67,7 @@ func sickDisk(name, fault, doc string, verb faults.Verb, fails bool) Scenario {
 
 // diskServes claims that writes go on. A disk that is merely slow ends no leader's term in nats-server: how long nothing is acked is reported, and only that something is, is claimed.
 func diskServes(fault string, fails bool) reports.Claim {
-	c := check.Availability{Window: window(fault, fault+"-end"), Kinds: []string{"publish"}, MinOK: 20}
+	c := check.Availability{Window: window(fault, fault+"-end"), Kinds: []string{"publish"}, Targets: []string{ordersStream}, MinOK: 20}
 	text := "Some writes go through; the longest stretch without an acked publish is reported."
 	if fails {
 		c.MaxGapSeconds = diskGap

@@ -192,6 +192,26 @@ func moreOps(n int64, within time.Duration) Step {
 	}}
 }
 
+// moreAcked waits until n more operations on one target have succeeded: where others are written too, what these answer says nothing of it.
+func moreAcked(target string, n int, within time.Duration) Step {
+	return Step{fmt.Sprintf("until %d more operations on %s have succeeded", n, target), func(ctx context.Context, r *Run) error {
+		before := r.acked(target)
+		return r.until(ctx, within, fmt.Sprintf("%d operations on %s", n, target), func(context.Context) bool { return r.acked(target)-before >= n })
+	}}
+}
+
+// acked counts the operations on a target that have succeeded so far.
+func (r *Run) acked(target string) (n int) {
+	r.Rec.Last(func(h *history.History) {
+		for i := range h.Ops {
+			if op := &h.Ops[i]; op.Target == target && op.Outcome == history.OK {
+				n++
+			}
+		}
+	})
+	return n
+}
+
 // until polls cond; when within ends first the steps end, as the record shows why.
 func (r *Run) until(ctx context.Context, within time.Duration, what string, cond func(context.Context) bool) error {
 	wctx, cancel := context.WithTimeout(ctx, within)

@@ -249,7 +249,7 @@ func madeClaims() []reports.Claim {
 		"kv-watcher":         check.Consumers{Target: madeBucket, Kinds: []string{"watch"}, MinDeliveries: 50, Complete: true},
 		"converged":          check.Converged{Min: 2, Buckets: 6},
 		"copies-agree":       check.ReplicaAgreement{Source: "blocks", Nodes: 3, AllowDeleted: true},
-		"write-gap":          check.Availability{Window: during, Kinds: []string{"publish"}, MaxGapSeconds: 30, MinOK: 100},
+		"write-gap":          check.Availability{Window: during, Kinds: []string{"publish"}, Targets: []string{madeStream}, MaxGapSeconds: 30, MinOK: 100},
 		"no-client-stranded": check.ClientGaps{Window: during, MinClients: madePublishers, EndSeconds: 10},
 		"health-truth":       check.HealthTruth{GraceSeconds: 5, MinSamples: 100},
 		"faults-in-force":    check.Faults{Min: madeFaults},
