@@ -213,6 +213,39 @@ func TestMakePassesRefusalOn(t *testing.T) {
 	}
 }
 
+// TestMakeHoldsBundlesAgainstTheIndex: a bundle that the index of OUT lists and that is gone stops 'make verify' and 'make gate'.
+func TestMakeHoldsBundlesAgainstTheIndex(t *testing.T) {
+	if _, err := exec.LookPath("make"); err != nil {
+		t.Skip("there is no make on this machine")
+	}
+	out := t.TempDir()
+	writeBundle(t, filepath.Join(out, "good"), false)
+	writeBundle(t, filepath.Join(out, "gone"), true)
+	if err := reports.WriteIndex(out, reports.RunInfo{ID: "r"}); err != nil {
+		t.Fatal(err)
+	}
+	makes := func(target string) string {
+		cmd := exec.CommandContext(t.Context(), "make", target, "OUT="+out, "CHAOS="+binary(t), "GO=true") // nothing has to be built once more
+		cmd.Dir = filepath.Join("..", "..")
+		said, _ := cmd.CombinedOutput() // how it ended is in what it says
+		return string(said)
+	}
+	const missing = "is listed in"
+	for _, target := range []string{"verify", "gate"} {
+		if said := makes(target); strings.Contains(said, missing) || !strings.Contains(said, "intact") && !strings.Contains(said, "sound") {
+			t.Errorf("make %s, with all bundles there: %s", target, said)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(out, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"verify", "gate"} {
+		if said := makes(target); !strings.Contains(said, filepath.Join(out, "gone")+" "+missing) {
+			t.Errorf("make %s, with one that is gone: %s", target, said)
+		}
+	}
+}
+
 func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
 	var visit func(*cobra.Command)
 	visit = func(c *cobra.Command) {

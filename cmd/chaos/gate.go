@@ -26,14 +26,14 @@ func gateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gate [--policy FILE] [--subject FILE|DIGEST] DIR...",
 		Short: "Decide from proof bundles and a policy whether the subject may be deployed",
-		Long: `Verifies every bundle (or every bundle directly below DIR) and holds them against the policy.
+		Long: `Verifies every bundle (or every bundle directly below DIR, among them all that its index lists) and holds them against the policy.
 
 With --key only bundles that one of the keys signed ('chaos sign') are looked at; any other is a bad proof. With --sign and --statement a gate that
 passes writes a signed statement about the subject, which 'chaos admit' checks on hosts that do not have the proofs; a gate that does not pass writes none.
 
 Exit code 0: everything required was shown, and every control fired. 1: a claim failed. 2: a bad proof, a bad policy, or a file
 that is not there. 3: inconclusive: something required is missing, did not run, or could not be judged; or a control did not fire.`,
-		Example: "  chaos gate proofs\n  chaos gate --policy release.yaml --subject bin/membershipd proofs/*\n  chaos gate --print-policy\n  chaos gate --key proof.key.pub --sign gate.key --statement gate.json proofs",
+		Example: "  chaos gate proofs\n  chaos gate --policy release.yaml --subject bin/membershipd proofs\n  chaos gate --print-policy\n  chaos gate --key proof.key.pub --sign gate.key --statement gate.json proofs",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.print {
 				_, err := cmd.OutOrStdout().Write(gate.DefaultYAML())

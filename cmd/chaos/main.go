@@ -79,7 +79,7 @@ Exit codes: 0 pass, 1 fail, 2 bad input or a proof that does not hold, 3 inconcl
   chaos run --scenario node-kill --seed 7    one of them
   chaos run --sut nats-server@v2.15.2        the same faults on plain nats-server
   chaos verify proofs/node-kill              check a proof again
-  chaos gate proofs/*                        pass or stop a deploy
+  chaos gate proofs                          pass or stop a deploy
   chaos doctor                               what this machine can do`,
 		SilenceUsage: true, SilenceErrors: true, DisableSuggestions: true,
 		Version: harnessVersion(),

@@ -20,7 +20,7 @@ func verifyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify DIR...",
 		Short: "Check proof bundles: every digest, and every verdict by judging the recorded history again",
-		Long: `Checks each bundle (or each bundle directly below DIR): all files are there, none is extra, every digest is right, the
+		Long: `Checks each bundle (or each bundle directly below DIR, among them all that its index lists): all files are there, none is extra, every digest is right, the
 history decodes, and judging it again gives exactly the verdicts, figures and controls of proof.json.
 
 With --key each bundle must also be signed ('chaos sign') by one of the keys.
