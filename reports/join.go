@@ -19,10 +19,33 @@ type Whole struct {
 	Subject string   // digest that all bundles about the subject itself speak of
 }
 
-// Join verifies every bundle of every part (a folder with the index of a sharded run), and holds the parts against each other: the same plan,
-// seed, and binary; every planned scenario exactly once.
-func Join(parts []string) (Whole, error) {
-	var w Whole
+// leftOver is what to do about a bundle that is not of the run that it lies with.
+const leftOver = "it was left over from another run, or is of a part that was run differently: remove it, run that part again into an empty folder, and merge once more"
+
+// joining is a Whole that is being put together.
+type joining struct {
+	Whole
+
+	ownSync func(scenario string) bool
+	harness seenFirst // digest of the harness
+	sync    seenFirst // sync policy of the subject
+}
+
+// seenFirst is what all bundles must say, and the one that said it first.
+type seenFirst struct{ value, dir string }
+
+// differs notes the first value, and tells whether a later one is another.
+func (f *seenFirst) differs(value, dir string) bool {
+	if f.dir == "" {
+		f.value, f.dir = value, dir
+	}
+	return value != f.value
+}
+
+// Join verifies every bundle of every part (a folder with the index of a sharded run), and holds the parts against each other: the same plan, seed, harness,
+// binary and sync policy; every planned scenario exactly once. ownSync tells which scenarios set the sync policy themselves, whatever the run's is.
+func Join(parts []string, ownSync func(scenario string) bool) (Whole, error) {
+	w := joining{ownSync: ownSync}
 	at := map[string]string{} // scenario -> folder
 	var errs []error
 	for i, part := range parts {
@@ -42,7 +65,7 @@ func Join(parts []string) (Whole, error) {
 	}
 	w.Bundles = slices.SortedFunc(maps.Values(at), func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
 	w.Info.Shard = ""
-	return w, errors.Join(errs...)
+	return w.Whole, errors.Join(errs...)
 }
 
 func loadIndex(part string) (Index, error) {
@@ -60,7 +83,7 @@ func loadIndex(part string) (Index, error) {
 	return x, nil
 }
 
-func (w *Whole) takePart(part string, x Index, at map[string]string) error {
+func (w *joining) takePart(part string, x Index, at map[string]string) error {
 	switch {
 	case !slices.Equal(x.Info.Planned, w.Info.Planned):
 		return fmt.Errorf("%w: %s is part of another plan", ErrParts, part)
@@ -74,12 +97,13 @@ func (w *Whole) takePart(part string, x Index, at map[string]string) error {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		errs = append(errs, w.takeBundle(dir, at))
+		errs = append(errs, w.takeBundle(dir, x.Info.ID, at))
 	}
 	return errors.Join(errs...)
 }
 
-func (w *Whole) takeBundle(dir string, at map[string]string) error {
+// takeBundle takes a bundle of the part that the run with that id made.
+func (w *joining) takeBundle(dir, run string, at map[string]string) error {
 	rep, err := Verify(dir)
 	if err != nil {
 		return err
@@ -92,12 +116,37 @@ func (w *Whole) takeBundle(dir string, at map[string]string) error {
 		return fmt.Errorf("%w: %s is there twice, in %s and in %s", ErrParts, ev.Scenario, before, dir)
 	case !slices.Contains(w.Info.Planned, ev.Scenario):
 		return fmt.Errorf("%w: %s was not planned", ErrParts, dir)
-	case ev.Variant == "" && w.Subject != "" && w.Subject != ev.Subject.Digest:
-		return fmt.Errorf("%w: %s speaks of subject %s, another part of %s", ErrParts, dir, ev.Subject.Digest, w.Subject)
+	}
+	at[ev.Scenario] = dir // also one that is refused below: it is there
+	if err := w.sameRun(dir, run, ev); err != nil {
+		return err
 	}
 	if ev.Variant == "" {
 		w.Subject = ev.Subject.Digest
 	}
-	at[ev.Scenario] = dir
 	return nil
+}
+
+// sameRun refuses what another run has made, of which there may be bundles in the same folder.
+func (w *joining) sameRun(dir, run string, ev Evidence) error {
+	switch {
+	case ev.Seed != w.Info.Seed:
+		return fmt.Errorf("%w: %s has seed %d, the run has %d; %s", ErrParts, dir, ev.Seed, w.Info.Seed, leftOver)
+	case ev.Run != "" && run != "" && ev.Run != run:
+		return fmt.Errorf("%w: %s is of run %s, the index beside it of %s; %s", ErrParts, dir, ev.Run, run, leftOver)
+	case w.harness.differs(ev.Harness.Digest, dir):
+		return fmt.Errorf("%w: %s was made by harness %s, %s by %s; %s", ErrParts, dir, orNone(ev.Harness.Digest), w.harness.dir, orNone(w.harness.value), leftOver)
+	case ev.Variant == "" && w.Subject != "" && w.Subject != ev.Subject.Digest:
+		return fmt.Errorf("%w: %s speaks of subject %s, another part of %s; %s", ErrParts, dir, ev.Subject.Digest, w.Subject, leftOver)
+	case ev.Variant == "" && !w.ownSync(ev.Scenario) && w.sync.differs(ev.Subject.Sync, dir):
+		return fmt.Errorf("%w: in %s the subject ran with sync %s, in %s with %s; %s", ErrParts, dir, orNone(ev.Subject.Sync), w.sync.dir, orNone(w.sync.value), leftOver)
+	}
+	return nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
 }

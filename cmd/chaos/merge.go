@@ -6,10 +6,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/unibus/unibus/reports"
+	"github.com/unibus/unibus/scenarios"
 )
 
 // mergeCmd joins the parts of a sharded run.
@@ -19,7 +21,8 @@ func mergeCmd() *cobra.Command {
 		Use:   "merge --out DIR PART...",
 		Short: "Join the parts of a run with --shard into one folder of proofs, checked",
 		Long: `Checks every bundle of every part as 'chaos verify' does, copies them into DIR (new or empty), and draws one index. It refuses parts that do not
-make up one whole run: a scenario that is missing or there twice, parts of different plans, seeds or systems under test.
+make up one whole run: a scenario that is missing or there twice, parts of different plans, seeds or systems under test, and bundles that another run,
+another build of the harness or another sync policy made, such as one of an earlier run that was left in a part's folder.
 
 It does not judge: 'chaos gate DIR' does. Exit code 0: joined. 2: refused.`,
 		Example: "  chaos run --seed 7 --shard 1/3 --out part-1      on one machine each\n  chaos merge --out proofs part-1 part-2 part-3\n  chaos gate proofs",
@@ -37,8 +40,13 @@ It does not judge: 'chaos gate DIR' does. Exit code 0: joined. 2: refused.`,
 	return cmd
 }
 
+// setsSync tells whether a scenario sets the sync policy itself.
+func setsSync(scenario string) bool {
+	return slices.ContainsFunc(scenarios.All(), func(s scenarios.Scenario) bool { return s.Name == scenario && s.Sync != "" })
+}
+
 func merge(w io.Writer, out string, parts []string) error {
-	whole, err := reports.Join(parts)
+	whole, err := reports.Join(parts, setsSync)
 	if err != nil {
 		return err
 	}

@@ -23,11 +23,11 @@ import (
 // writeBundle makes a finished bundle of one acked publish, which is read back or lost.
 func writeBundle(t *testing.T, dir string, lost bool) {
 	t.Helper()
-	writeBundleAbout(t, dir, "sha256:"+strings.Repeat("a", 64), lost)
+	writeBundleOf(t, dir, lost, func(*reports.Evidence) {})
 }
 
-// writeBundleAbout does that for a binary of some digest.
-func writeBundleAbout(t *testing.T, dir, digest string, lost bool) {
+// writeBundleOf does that with an evidence that says something else too.
+func writeBundleOf(t *testing.T, dir string, lost bool, change func(*reports.Evidence)) {
 	t.Helper()
 	b, err := reports.Create(dir)
 	if err != nil {
@@ -43,12 +43,13 @@ func writeBundleAbout(t *testing.T, dir, digest string, lost bool) {
 		d.Items, d.First, d.Last = 1, 1, 1
 	}
 	b.Recorder().Drain(d)
-	err = b.Seal(reports.Evidence{
+	ev := reports.Evidence{
 		Scenario: filepath.Base(dir), Family: filepath.Base(dir), Started: time.Now(),
-		Subject: reports.Subject{Kind: "membershipd", Digest: digest}, Env: reports.Environment{Backend: "process", Clusters: 1},
+		Subject: reports.Subject{Kind: "membershipd", Digest: "sha256:" + strings.Repeat("a", 64), Sync: "always"}, Env: reports.Environment{Backend: "process", Clusters: 1},
 		Claims: []reports.Claim{{ID: "intact", Text: "Nothing is lost.", Spec: check.Of(check.StreamAccounting{Target: "T"}), Expect: check.Pass}},
-	})
-	if err != nil {
+	}
+	change(&ev)
+	if err := b.Seal(ev); err != nil {
 		t.Fatal(err)
 	}
 	p, err := reports.Judge(dir)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,16 +62,29 @@ func TestShardsMakeUpTheWhole(t *testing.T) {
 	}
 }
 
+// partRun is the id of every part's run.
+const partRun = "r1"
+
+// ofRun makes a bundle one of a run.
+func ofRun(seed uint64, changes ...func(*reports.Evidence)) func(*reports.Evidence) {
+	return func(ev *reports.Evidence) {
+		ev.Run, ev.Seed, ev.Harness = partRun, seed, reports.Subject{Kind: "chaos", Digest: "sha256:" + strings.Repeat("c", 64)}
+		for _, change := range changes {
+			change(ev)
+		}
+	}
+}
+
 // part writes one part of a sharded run.
 func part(t *testing.T, dir string, seed uint64, planned []string, names ...string) string {
 	t.Helper()
 	for _, n := range names {
-		writeBundle(t, filepath.Join(dir, n), false)
+		writeBundleOf(t, filepath.Join(dir, n), false, ofRun(seed))
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := reports.WriteIndex(dir, reports.RunInfo{ID: "r", Seed: seed, Planned: planned}); err != nil {
+	if err := reports.WriteIndex(dir, reports.RunInfo{ID: partRun, Seed: seed, Planned: planned}); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -81,12 +95,18 @@ func TestMerge(t *testing.T) {
 	in := func(name string) string { return filepath.Join(tmp, name) }
 	plan := []string{"a", "b", "c"}
 	ab, c := part(t, in("ab"), 7, plan, "a", "b"), part(t, in("c"), 7, plan, "c")
-	elsewhere := in("elsewhere")
-	writeBundleAbout(t, filepath.Join(elsewhere, "c"), "sha256:"+strings.Repeat("b", 64), false)
-	part(t, elsewhere, 7, plan)
+	stale := func(name string, seed uint64, change func(*reports.Evidence)) string {
+		writeBundleOf(t, filepath.Join(in(name), "c"), false, ofRun(seed, change))
+		return part(t, in(name), 7, plan)
+	}
+	elsewhere := stale("elsewhere", 7, func(ev *reports.Evidence) { ev.Subject.Digest = "sha256:" + strings.Repeat("b", 64) })
+	control := stale("control", 7, func(ev *reports.Evidence) {
+		ev.Variant, ev.Subject = "nats-server", reports.Subject{Kind: "nats-server"}
+	})
 	whole := in("whole")
 	expect(t, exitOK, "3 bundles of 2 parts", "merge", "--out", whole, ab, c)
 	expect(t, exitOK, "sound", "verify", whole)
+	expect(t, exitOK, "3 bundles of 2 parts", "merge", "--out", in("with a control"), ab, control)
 	for name, bad := range map[string]struct {
 		parts []string
 		says  string
@@ -100,6 +120,11 @@ func TestMerge(t *testing.T) {
 		"no index":      {[]string{t.TempDir()}, "index.json is missing"},
 		"damaged":       {[]string{ab, damaged(t, part(t, in("bad"), 7, plan, "c"))}, "another digest"},
 		"other subject": {[]string{ab, elsewhere}, "speaks of subject"},
+		// What an earlier run left where this one made nothing is not taken in its place.
+		"left over, by its seed":    {[]string{ab, stale("seeds", 8, func(*reports.Evidence) {})}, in("seeds/c") + " has seed 8, the run has 7; it was left over"},
+		"left over, by its run":     {[]string{ab, stale("runs", 7, func(ev *reports.Evidence) { ev.Run = "r0" })}, in("runs/c") + " is of run r0"},
+		"left over, by its harness": {[]string{ab, stale("harness", 7, func(ev *reports.Evidence) { ev.Harness.Digest = "sha256:old" })}, in("harness/c") + " was made by harness sha256:old"},
+		"left over, by its sync":    {[]string{ab, stale("sync", 7, func(ev *reports.Evidence) { ev.Subject.Sync = "2m" })}, "in " + in("sync/c") + " the subject ran with sync 2m"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out")
@@ -110,6 +135,21 @@ func TestMerge(t *testing.T) {
 		})
 	}
 	expect(t, exitUsage, "is not empty", "merge", "--out", whole, ab, c)
+}
+
+// TestMergeTakesAScenariosOwnSync: a scenario that sets the sync policy itself is no other run's because the run has another one.
+func TestMergeTakesAScenariosOwnSync(t *testing.T) {
+	const own = "power-failure"
+	plan := []string{"node-kill", own}
+	tmp := t.TempDir()
+	dirs := map[string]string{"node-kill": "2m", own: "always"}
+	for name, sync := range dirs {
+		writeBundleOf(t, filepath.Join(tmp, "part-"+name, name), false, ofRun(7, func(ev *reports.Evidence) { ev.Subject.Sync = sync }))
+		part(t, filepath.Join(tmp, "part-"+name), 7, plan)
+	}
+	for i, order := range [][]string{{"node-kill", own}, {own, "node-kill"}} {
+		expect(t, exitOK, "2 bundles of 2 parts", "merge", "--out", filepath.Join(tmp, fmt.Sprint("whole-", i)), filepath.Join(tmp, "part-"+order[0]), filepath.Join(tmp, "part-"+order[1]))
+	}
 }
 
 func damaged(t *testing.T, part string) string {
