@@ -350,6 +350,29 @@ func TestFaultThatEndsDuringTheHoldIsSeen(t *testing.T) {
 	}
 }
 
+// A clock whose lease has run out is right again, and so says its agent.
+func TestClockThatLapsesIsSeen(t *testing.T) {
+	for _, verb := range []string{"clock-forward", "clock-strobe", "clock-drift"} {
+		t.Run(verb, func(t *testing.T) {
+			c := newFake(3)
+			c.telling(t)
+			i, s := newInjector(c)
+			e, _ := faults.Lookup(verb)
+			patient(i, e)
+			err := i.Run(t.Context(), e.Make("n2"), func(context.Context) error {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				n := c.node("n2")
+				n.wanted, n.wrong = agent.ClockParams{}, agent.ClockParams{}
+				return nil
+			})
+			if !errors.Is(err, faults.ErrNotInForce) || s.seen["not-seen"].InForce || s.stages[len(s.stages)-1] != "healed" {
+				t.Errorf("run: %v, stages %v, %+v", err, s.stages, s.seen["not-seen"])
+			}
+		})
+	}
+}
+
 func TestFaultThatDoesNotHealIsSeen(t *testing.T) {
 	c := newFake(3)
 	i, s := newInjector(c)

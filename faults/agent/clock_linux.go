@@ -96,7 +96,7 @@ func (c *clock) follow(stop <-chan struct{}) {
 		case <-t.C:
 		}
 		c.mu.Lock()
-		if c.want != (ClockParams{}) && time.Now().Before(c.expiry) && !c.patched() {
+		if c.want != (ClockParams{}) && !over(c.expiry) && !c.patched() {
 			_ = c.apply() // while there is no daemon there is nothing to do; what goes wrong otherwise the next renewal says
 		}
 		c.mu.Unlock()
@@ -112,19 +112,37 @@ func (c *clock) patched() bool {
 	return err == nil && s.start == c.patch.start && !s.dead()
 }
 
-// renew extends the lease, also in a life of the daemon that has begun since. While the daemon is down there is nothing to do.
+// renew extends the lease, also in a life of the daemon that has begun since. While the daemon is down there is nothing to do. It brings no lapsed clock back:
+// the daemon would have had the right time meanwhile, and nobody saw that. The time is read again after the work, since the agent may have been frozen in the
+// middle.
 func (c *clock) renew() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.want == (ClockParams{}) {
+	until := c.expiry
+	switch {
+	case c.want == (ClockParams{}):
 		return nil
+	case over(until):
+		return c.lapse()
 	}
 	c.lease()
 	err := c.apply()
 	if errors.Is(err, errNotRunning) {
-		return nil
+		err = nil
+	}
+	if over(until) {
+		return errors.Join(err, c.lapse())
 	}
 	return err
+}
+
+// over tells whether a lease has run out.
+func over(until time.Time) bool { return !time.Now().Before(until) }
+
+// lapse ends what was wanted, as nobody renewed it in time.
+func (c *clock) lapse() error {
+	c.want, c.since = ClockParams{}, time.Time{}
+	return c.lift()
 }
 
 func (c *clock) apply() error {

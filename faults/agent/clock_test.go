@@ -132,6 +132,29 @@ func TestClockOfARunningProcess(t *testing.T) {
 	if err := c.call(agent.MethodClockRead, nil, &r); err != nil || r.Applied {
 		t.Errorf("after the lease: %+v, %v", r, err)
 	}
+	if err := c.call(agent.MethodRenew, nil, nil); err != nil { // too late
+		t.Fatal(err)
+	}
+	staysRight(t, c, p)
+}
+
+// staysRight fails the test when a clock whose lease has run out is wrong again, or the agent says so.
+func staysRight(t *testing.T, c *client, p *told) {
+	t.Helper()
+	_, began := p.fresh(t)
+	for {
+		ahead, now := p.next(t)
+		if ahead.Abs() > time.Second {
+			t.Fatalf("a late renewal brought the fault back: the clock is %v ahead", ahead)
+		}
+		if now-began > time.Second {
+			break
+		}
+	}
+	var r agent.ClockResult
+	if err := c.call(agent.MethodClockRead, nil, &r); err != nil || r != (agent.ClockResult{}) {
+		t.Errorf("after a late renewal: %+v, %v", r, err)
+	}
 }
 
 // The next life of the daemon has the wrong clock too, without anybody's word, but not one that begins when the lease is over.

@@ -90,3 +90,24 @@ func TestClockHealsByItself(t *testing.T) {
 		})
 	}
 }
+
+// TestFrozenAgentBringsNoClockBack: what was sent to an agent while it was frozen for longer than a lease comes too late.
+func TestFrozenAgentBringsNoClockBack(t *testing.T) {
+	t.Parallel()
+	a, daemon := skewingAgent(t, "cz")
+	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	queued, err := a.send(agent.MethodRenew, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon.until(t, 0)
+	if err := a.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := await(queued, nil); err != nil {
+		t.Fatal(err)
+	}
+	staysRight(t, a.client, daemon)
+}

@@ -127,13 +127,19 @@ func (c *counts) lift(what cluster.CountKind, k countable) error {
 	return nil
 }
 
-// renew extends the lease, also in a life of the daemon that has begun since.
+// renew extends the lease, also in a life of the daemon that has begun since. It brings no lapsed limit back, whichever of it and overdue comes first: a life
+// that has begun meanwhile was without.
 func (c *counts) renew() (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for what, h := range c.held {
+		k := c.kinds[what]
+		if over(h.expiry) {
+			err = errors.Join(err, c.lift(what, k))
+			continue
+		}
 		h.expiry = time.Now().Add(Lease)
-		err = errors.Join(err, c.again(c.kinds[what], h))
+		err = errors.Join(err, c.again(k, h))
 	}
 	return err
 }
@@ -153,7 +159,7 @@ func (c *counts) overdue() (err error) {
 	defer c.mu.Unlock()
 	for what, h := range c.held {
 		k := c.kinds[what]
-		if time.Now().After(h.expiry) {
+		if over(h.expiry) {
 			err = errors.Join(err, c.lift(what, k))
 		} else {
 			err = errors.Join(err, c.again(k, h))

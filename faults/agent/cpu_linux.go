@@ -99,12 +99,16 @@ func (c *cpu) lift() error {
 	return nil
 }
 
-// renew extends the lease, also in a life of the daemon that has begun since. While the daemon is down there is nothing to do.
+// renew extends the lease, also in a life of the daemon that has begun since. While the daemon is down there is nothing to do. It brings no lapsed limit back,
+// whichever of it and overdue comes first: a life that has begun meanwhile was without.
 func (c *cpu) renew() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.want == 0 {
+	switch {
+	case c.want == 0:
 		return nil
+	case over(c.expiry):
+		return c.lift()
 	}
 	c.expiry = time.Now().Add(Lease)
 	p, err := c.proc.find()
@@ -122,7 +126,7 @@ func (c *cpu) renew() error {
 func (c *cpu) overdue() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.want == 0 || time.Now().Before(c.expiry) {
+	if c.want == 0 || !over(c.expiry) {
 		return nil
 	}
 	return c.lift()
