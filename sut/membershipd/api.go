@@ -84,6 +84,8 @@ type caller struct {
 	key     string // public
 	name    string // "" for a key without a record
 	control string // access.ControlNone, ControlRead or ControlWrite
+	need    need   // what the request takes
+	own     bool   // this node itself: nobody takes its rights away
 }
 
 func (c caller) headers(what, node string) nats.Header {
@@ -177,14 +179,26 @@ func (a *api) authorized(ctx context.Context, r micro.Request, e endpoint) (any,
 	if err != nil {
 		return nil, control.Errorf(control.Denied, "the caller is not known: %v", err)
 	}
-	who, err := a.identify(key)
+	who, err := a.still(caller{key: key, need: e.need})
 	if err != nil {
-		return nil, control.Errorf(control.Denied, "the caller is not known: %v", err)
-	}
-	if !who.may(e.need) {
-		return nil, control.Errorf(control.Denied, "this key may not call %s", r.Subject())
+		return nil, err
 	}
 	return e.handle(ctx, who, r.Data())
+}
+
+// still looks up who asks as of now. A request may wait for others, and lose races: what it may is looked at again at each decision.
+func (a *api) still(who caller) (caller, error) {
+	if who.own {
+		return who, nil
+	}
+	now, err := a.identify(who.key)
+	if err != nil {
+		return caller{}, control.Errorf(control.Denied, "the caller is not known: %v", err)
+	}
+	if now.need = who.need; !now.may(now.need) {
+		return caller{}, control.Errorf(control.Denied, "this key may not ask for that")
+	}
+	return now, nil
 }
 
 // callerKey reads who asks from what the embedded server has written into the request.
@@ -298,18 +312,23 @@ func (a *api) write(ctx context.Context, who caller, what, name, value string, e
 	if why := a.settingsDown(); why != "" {
 		return 0, control.Errorf(control.Unavailable, "%s", why)
 	}
-	header, id := who.headers(what, a.node), nuid.Next()
-	header.Set(headerID, id)
+	id := nuid.Next()
 	if mutant.Planted == mutant.AcksBeforeMajority && expect == nil {
 		info, err := a.js.streamInfo(ctx, bucketStream(BucketSettings))
-		return info.State.LastSeq + 1, errors.Join(err, a.js.nc.PublishMsg(newMsg(keySubject(BucketSettings, name), header, []byte(value), nil)))
+		return info.State.LastSeq + 1, errors.Join(err, a.js.nc.PublishMsg(newMsg(keySubject(BucketSettings, name), who.headers(what, a.node), []byte(value), nil)))
 	}
 	leave, err := a.settingRoom(ctx, name)
 	if err != nil {
 		return 0, err
 	}
 	defer leave()
-	seq, err := a.publishWhenIdle(ctx, keySubject(BucketSettings, name), header, []byte(value), expect)
+	if who, err = a.still(who); err != nil { // it may have waited
+		return 0, err
+	}
+	header := who.headers(what, a.node)
+	header.Set(headerID, id)
+	again := func() bool { _, err := a.still(who); return err == nil }
+	seq, err := a.publishWhenIdle(ctx, keySubject(BucketSettings, name), header, []byte(value), expect, again)
 	if hasCode(err, codeWrongSequence) {
 		seq, err = a.refused(ctx, name, id, expect.seq)
 	}
@@ -374,15 +393,19 @@ func (a *api) refused(ctx context.Context, name, id string, expected uint64) (ui
 	return 0, control.Errorf(control.Conflict, "the setting %q does not have the expected revision %d", name, expected)
 }
 
-// publishWhenIdle repeats a conditional write only while JetStream says, before it stores anything, that another one is under way.
-func (a *api) publishWhenIdle(ctx context.Context, subject string, h nats.Header, data []byte, expect *expectation) (uint64, error) {
+// publishWhenIdle repeats a conditional write only while JetStream says, before it stores anything, that another one is under way, and while again says that it
+// may be repeated.
+func (a *api) publishWhenIdle(ctx context.Context, subject string, h nats.Header, data []byte, expect *expectation, again func() bool) (uint64, error) {
 	for {
 		seq, err := a.js.publish(ctx, subject, h, data, expect)
-		if !hasCode(err, codeInProcess) || !sleep(ctx, busyWait/2+rand.N(busyWait)) {
+		if !hasCode(err, codeInProcess) || !sleep(ctx, busyWait/2+rand.N(busyWait)) || !again() {
 			return seq, err
 		}
 	}
 }
+
+// always is for reads, which take no effect.
+func always() bool { return true }
 
 // sleep returns false when the context ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -445,7 +468,7 @@ func (a *api) read(ctx context.Context, name string) (storedMsg, error) {
 		if err != nil {
 			return storedMsg{}, unreadable(err)
 		}
-		_, err = a.publishWhenIdle(ctx, fenceSettings, nil, []byte(a.node), &expectation{seq: m.seq, subject: subject})
+		_, err = a.publishWhenIdle(ctx, fenceSettings, nil, []byte(a.node), &expectation{seq: m.seq, subject: subject}, always)
 		if err == nil {
 			return m, nil
 		}

@@ -57,7 +57,7 @@ func (a *api) userAdd(ctx context.Context, who caller, data []byte) (any, error)
 	if err := checkAdd(req); err != nil {
 		return nil, err
 	}
-	return a.commit(ctx, who, "users.add", access.Users, func() (plan, error) { return a.planAdd(req, nil) })
+	return a.commit(ctx, who, "users.add", access.Users, func(caller) (plan, error) { return a.planAdd(req, nil) })
 }
 
 func checkAdd(req control.UserAddRequest) error {
@@ -157,9 +157,18 @@ func (a *api) userImport(ctx context.Context, who caller, data []byte) (any, err
 
 // importPart writes users until one is refused, and returns how many of them, from the first on, are there.
 func (a *api) importPart(ctx context.Context, who caller, users []control.UserAddRequest, resp *control.UserImportResponse) (int, error) {
+	var before attempt
 	for {
 		revisions, _ := a.plane.index.Revisions()
 		revision := revisions[access.Users]
+		now, err := a.still(who)
+		if err != nil {
+			if _, err := a.denied(ctx, access.Users, before, err); err != nil {
+				return 0, err
+			}
+			return 0, control.Errorf(control.Unknown, "the caller may not do this any more, and some of it was done before")
+		}
+		who = now
 		msgs, ends, refused := a.planImport(who, users, revision)
 		if len(msgs) == 0 {
 			if fresh, err := a.upToDate(ctx, access.Users, revision); err != nil || !fresh {
@@ -187,6 +196,7 @@ func (a *api) importPart(ctx context.Context, who caller, users []control.UserAd
 		case certainlyNotSent(err) && written == 0 && sleep(ctx, raceWait):
 			continue
 		case hasCode(err, codeWrongSequence, codeInProcess) && written == 0:
+			before = attempt{m: msgs[0], revision: revision}
 			if err := a.afterRace(ctx, access.Users, revision); err != nil {
 				return 0, err
 			}
@@ -236,7 +246,7 @@ func (a *api) changeUser(ctx context.Context, who caller, what, name string, exp
 	if err := refuse(access.CheckName("user", name)); err != nil {
 		return nil, err
 	}
-	return a.commit(ctx, who, what, access.Users, func() (plan, error) {
+	return a.commit(ctx, who, what, access.Users, func(caller) (plan, error) {
 		stored, ok := a.plane.index.User(name)
 		if !ok {
 			return plan{}, control.Errorf(control.NotFound, "there is no user %q", name)
@@ -406,7 +416,7 @@ func (a *api) rolePut(ctx context.Context, who caller, data []byte) (any, error)
 	if err := refuse(r.Check()); err != nil {
 		return nil, err
 	}
-	return a.commit(ctx, who, "roles.put", access.Roles, func() (plan, error) {
+	return a.commit(ctx, who, "roles.put", access.Roles, func(caller) (plan, error) {
 		old, exists := a.plane.index.Role(r.Name)
 		if req.Expect != nil && *req.Expect != old.Revision {
 			return plan{}, control.Errorf(control.Conflict, "the role %q has the revision %d, not %d", r.Name, old.Revision, *req.Expect)
@@ -462,7 +472,7 @@ func (a *api) roleDelete(ctx context.Context, who caller, data []byte) (any, err
 	if err := a.catchUp(ctx, access.Users); err != nil {
 		return nil, err
 	}
-	return a.commit(ctx, who, "roles.delete", access.Roles, func() (plan, error) {
+	return a.commit(ctx, who, "roles.delete", access.Roles, func(caller) (plan, error) {
 		r, ok := a.plane.index.Role(req.Name)
 		switch {
 		case !ok:
@@ -488,7 +498,7 @@ func (a *api) roomCreate(ctx context.Context, who caller, data []byte) (any, err
 	if err := a.catchUp(ctx, access.Users); err != nil {
 		return nil, err
 	}
-	return a.commit(ctx, who, "rooms.create", access.Rooms, func() (plan, error) {
+	return a.commit(ctx, who, "rooms.create", access.Rooms, func(caller) (plan, error) {
 		if old, ok := a.plane.index.Room(r.Name); ok {
 			if old.Owner == r.Owner && slices.Equal(old.Subjects, r.Subjects) {
 				return plan{unchanged: true, revision: old.Revision}, nil
@@ -578,7 +588,7 @@ func (a *api) setLevel(ctx context.Context, who caller, what, room, user, level 
 	if err := a.catchUp(ctx, access.Users, access.Rooms); err != nil {
 		return nil, err
 	}
-	return a.commit(ctx, who, what, access.Members, func() (plan, error) {
+	return a.commit(ctx, who, what, access.Members, func(who caller) (plan, error) {
 		if err := a.mayGrant(who, room); err != nil {
 			return plan{}, err
 		}

@@ -1,6 +1,7 @@
 package membershipd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,7 +36,10 @@ type plan struct {
 // A decision (this name is free, this key is nobody's, an administrator is left) is made on the index, which is the whole bucket at one revision. The
 // write then demands that the bucket still ends at that revision; if it does not, somebody else was faster, and the decision is made again. So any
 // number of nodes decide as if they were one, and a single message is all there is to write: nothing can be half done.
-func (a *api) commit(ctx context.Context, who caller, what string, b access.Bucket, decide func() (plan, error)) (control.Change, error) {
+//
+// What the caller may is part of the decision: it is looked at anew each time, and decide gets it. A change of users is thereby made with the rights as they
+// were right before it, whatever is done to them while it waits; for the other buckets that holds of the rights that are in force on this node.
+func (a *api) commit(ctx context.Context, who caller, what string, b access.Bucket, decide func(who caller) (plan, error)) (control.Change, error) {
 	release, err := a.enter(ctx, b)
 	if err != nil {
 		return control.Change{}, err
@@ -76,10 +80,18 @@ func (a *api) enter(ctx context.Context, b access.Bucket) (release func(), err e
 }
 
 // settle decides and writes until a decision stands.
-func (a *api) settle(ctx context.Context, who caller, what string, b access.Bucket, decide func() (plan, error)) (plan, uint64, error) {
+func (a *api) settle(ctx context.Context, who caller, what string, b access.Bucket, decide func(who caller) (plan, error)) (plan, uint64, error) {
+	var tried plan
+	var before attempt
 	for {
 		revisions, _ := a.plane.index.Revisions() // before the decision: what it does not know makes the write fail
-		p, err := decide()
+		now, err := a.still(who)
+		if err != nil {
+			seq, err := a.denied(ctx, b, before, err)
+			return tried, seq, err // without an error it is done
+		}
+		who = now
+		p, err := decide(who)
 		if err != nil || p.unchanged {
 			fresh, errFresh := a.upToDate(ctx, b, revisions[b])
 			switch {
@@ -110,10 +122,44 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 		if !hasCode(err, codeWrongSequence, codeInProcess) {
 			return p, 0, a.writeFailed(b, err)
 		}
+		tried, before = p, attempt{m: m, revision: revisions[b]}
 		if err := a.afterRace(ctx, b, revisions[b]); err != nil {
 			return p, 0, err
 		}
 	}
+}
+
+// attempt is a write that was refused for the revision that it expects.
+type attempt struct {
+	m        *nats.Msg
+	revision uint64
+}
+
+// denied is what a caller hears whose rights were taken while its request waited. If it was tried before, the refusal may have come from a leader that has been
+// deposed, while the real one took it. It could only become the next revision, so what is there decides for good: this write, which was done while the caller
+// was allowed to, or another one. Only while nothing can be read there it is not known.
+func (a *api) denied(ctx context.Context, b access.Bucket, before attempt, why error) (uint64, error) {
+	if before.m == nil {
+		return 0, why
+	}
+	bucket := accessBuckets[b]
+	stored, err := a.js.next(ctx, bucketStream(bucket), before.revision+1, keySubject(bucket, ">"))
+	switch {
+	case err != nil || stored.seq != before.revision+1:
+		return 0, control.Errorf(control.Unknown, "the caller may not do this any more, and what became of it before that cannot be seen: it may have been done")
+	case before.became(stored):
+		return stored.seq, nil
+	}
+	return 0, why
+}
+
+func (w attempt) became(m storedMsg) bool {
+	for _, h := range []string{headerWho, headerWhat, headerNode} {
+		if w.m.Header.Get(h) != m.header.Get(h) {
+			return false
+		}
+	}
+	return w.m.Subject == m.subject && bytes.Equal(w.m.Data, m.data)
 }
 
 // publishAudited writes a message that expects the bucket to end with that revision, once it pushes nothing out of the key's history that is not in the audit

@@ -256,12 +256,12 @@ func (s *seeder) write(ctx context.Context, state seedState, expect uint64) (uin
 
 // caller is who the audit trail says it was.
 func (s *seeder) caller() caller {
-	return caller{key: "seed-file", control: access.ControlWrite}
+	return caller{key: "seed-file", control: access.ControlWrite, own: true}
 }
 
 func (s *seeder) add(ctx context.Context, state seedState, expect uint64) (bool, error) {
 	for _, u := range s.file.Users {
-		_, err := s.api.commit(ctx, s.caller(), "seed.import", access.Users, func() (plan, error) {
+		_, err := s.api.commit(ctx, s.caller(), "seed.import", access.Users, func(caller) (plan, error) {
 			if mutant.Planted == mutant.SeedTwice {
 				return plan{key: u.Name, record: access.User{Schema: access.Schema, Name: u.Name, Key: u.Key, Role: u.Role, Created: time.Now().UTC()}}, nil
 			}
