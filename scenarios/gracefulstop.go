@@ -48,7 +48,7 @@ func gracefulStop() Scenario {
 				w := window("stop-"+string(id), "stop-"+string(id)+"-end")
 				cs = append(cs,
 					claim("core-delivered-"+string(id), fmt.Sprintf("While %s stops, every core message that a server has taken reaches every subscriber that stays connected.", id),
-						check.CoreDelivered{Window: w, Target: coreSubject, MinPairs: corePairs}),
+						check.CoreDelivered{Window: w, Target: coreSubject, MinPairs: corePairs, Clients: []string{"sub-"}, MinClients: coreClients}),
 					claim("write-gap-"+string(id), fmt.Sprintf("While %s stops, writes to the orders go on: no gap above %g s.", id, graceMaxGap),
 						check.Availability{Window: w, Kinds: []string{"publish"}, Targets: []string{ordersStream}, MaxGapSeconds: graceMaxGap, MinOK: 20}))
 			}

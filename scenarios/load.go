@@ -21,6 +21,7 @@ const (
 	pullAckWait = 5 * time.Second // a message that went down with its consumer comes again after this long
 	repeatShare = 0.1             // of acked messages are published again, through another node
 	followers   = 2               // ordered consumers, and as many watchers
+	planeEach   = 3               // clients of each sort, where all sorts are looked at
 	jobRate     = 2               // a second and publisher
 	ledgerRate  = 3               // conditional publishes a second and client
 )
@@ -73,11 +74,11 @@ func dataplaneLoad() []workload.Workload {
 	return []workload.Workload{
 		streamLoad(), kvLoad(),
 		ackers(),
-		&workload.OrderedConsumer{Target: ordersStream, Clients: 3, Heartbeat: time.Second},
-		&workload.Watcher{Target: ordersBucket, Clients: 3, Heartbeat: time.Second},
-		&workload.Subscribers{Subject: coreSubject, Clients: 3},
-		&workload.Senders{Subject: coreSubject, Clients: 3, Rate: coreRate, Timeout: opTimeout},
-		&workload.Responders{Subject: askSubject, Queue: "answer", Clients: 3},
-		&workload.Requesters{Subject: askSubject, Clients: 3, Rate: coreRate, Timeout: time.Second},
+		&workload.OrderedConsumer{Target: ordersStream, Clients: planeEach, Heartbeat: time.Second},
+		&workload.Watcher{Target: ordersBucket, Clients: planeEach, Heartbeat: time.Second},
+		&workload.Subscribers{Subject: coreSubject, Clients: planeEach},
+		&workload.Senders{Subject: coreSubject, Clients: planeEach, Rate: coreRate, Timeout: opTimeout},
+		&workload.Responders{Subject: askSubject, Queue: "answer", Clients: planeEach},
+		&workload.Requesters{Subject: askSubject, Clients: planeEach, Rate: coreRate, Timeout: time.Second},
 	}
 }

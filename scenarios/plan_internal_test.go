@@ -15,6 +15,7 @@ import (
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/reports/check"
 	"github.com/unibus/unibus/reports/history"
+	"github.com/unibus/unibus/scenarios/workload"
 	"github.com/unibus/unibus/sut/cluster"
 	"github.com/unibus/unibus/sut/process"
 )
@@ -292,6 +293,57 @@ func TestServingIsClaimedOfAStream(t *testing.T) {
 	}
 	if published < 50 || bounded < 30 {
 		t.Errorf("%d claims about publishes, %d of them with a bound that was looked at", published, bounded)
+	}
+}
+
+// TestFollowersAreNamed: who was never given anything is seen by name only, and who never connected by number only.
+func TestFollowersAreNamed(t *testing.T) {
+	follow := map[string]int{} // of the two loads that have followers
+	for name, ws := range map[string][]workload.Workload{"standard": standardLoad(&Plan{}), "dataplane": dataplaneLoad()} {
+		for _, w := range ws {
+			switch w := w.(type) {
+			case *workload.PullConsumer:
+				follow[name+" pull"] = w.Clients
+			case *workload.OrderedConsumer:
+				follow[name+" ordered"] = w.Clients
+			case *workload.Watcher:
+				follow[name+" watch"] = w.Clients
+			}
+		}
+	}
+	seen := map[string]bool{}
+	forEach(t, func(t *testing.T, s Scenario, kind cluster.Kind, full bool) {
+		load := "standard"
+		if s.Family == "dataplane-failover" {
+			load = "dataplane"
+		}
+		r, _ := planned(t, s, kind, 7, full)
+		for _, c := range claimsOf(t, r) {
+			var named struct {
+				Kinds      []string `json:"kinds"`
+				Clients    []string `json:"clients"`
+				MinClients int      `json:"min_clients"`
+			}
+			if err := json.Unmarshal(c.Spec.Params, &named); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case c.Spec.Checker == check.Of(check.Consumers{}).Checker:
+				k := named.Kinds[0]
+				seen[load+" "+k] = true
+				if named.MinClients == 0 || named.MinClients != follow[load+" "+k] || k != "pull" && !slices.Equal(named.Clients, []string{k + "-"}) {
+					t.Errorf("%s wants %d clients %q, and %d are made", c.ID, named.MinClients, named.Clients, follow[load+" "+k])
+				}
+			case c.Spec.Checker == check.Of(check.CoreDelivered{}).Checker:
+				seen["core"] = true
+				if named.MinClients != coreClients || !slices.Equal(named.Clients, []string{"sub-"}) {
+					t.Errorf("%s wants %d clients %q", c.ID, named.MinClients, named.Clients)
+				}
+			}
+		}
+	})
+	if len(seen) != 6 {
+		t.Errorf("claims about %v", seen)
 	}
 }
 

@@ -93,7 +93,7 @@ func acksForgotten() Bug {
 
 // ackers are the clients of one durable consumer that confirms its acks.
 func ackers() *workload.PullConsumer {
-	return &workload.PullConsumer{Target: ordersStream, Durable: "billing", Clients: 3, Replicas: 3, AckWait: pullAckWait, Timeout: opTimeout}
+	return &workload.PullConsumer{Target: ordersStream, Durable: "billing", Clients: planeEach, Replicas: 3, AckWait: pullAckWait, Timeout: opTimeout}
 }
 
 func acksScenario(name, sync string) Scenario {

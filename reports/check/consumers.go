@@ -17,6 +17,10 @@ type Consumers struct {
 	// SlackSeconds is for records that do not say when a pull was made: so soon after the confirmed ack of the first delivery a second one
 	// may arrive, because the server may have sent it before it knew of the ack. 0 means 1.
 	SlackSeconds float64 `json:"slack_seconds,omitempty"`
+	// Clients are prefixes of the names of those who were to follow the target, for a claim about "ordered" or "watch" alone: who of them connected and was given
+	// nothing at all has been skipped. Empty means that only those are known who were given something.
+	Clients    []string `json:"clients,omitempty"`
+	MinClients int      `json:"min_clients,omitempty"` // fewer of any kind who were given something are Inconclusive; 0 means not judged
 }
 
 const (
@@ -43,6 +47,9 @@ func (c Consumers) Check(h *history.History) Result {
 	if r, bad := unsound(h); bad {
 		return r
 	}
+	if len(c.Clients) > 0 && (len(c.Kinds) != 1 || c.Kinds[0] == kindPull) {
+		return inconclusive(nil, CodeBadParams, "Clients are named, and the kinds are %q: one is wanted, in which each client stands for itself.", c.Kinds)
+	}
 	rb, no := drained(h, c.Target)
 	if no != nil {
 		return *no
@@ -62,11 +69,18 @@ func (c Consumers) Check(h *history.History) Result {
 			return inconclusive(nil, CodeBadParams, "There is no kind of consumer %q.", kind)
 		}
 		figures = append(figures, count(kind+" clients", len(a.kinds[kind])), count(kind+" deliveries", a.total[kind]))
+		if n := len(a.kinds[kind]); n < c.MinClients && few == nil {
+			r := inconclusive(nil, CodeTooFewClients, "%d %s clients were given anything from %s, at least %d are needed.", n, kind, c.Target, c.MinClients)
+			few = &r
+		}
 		if need := orDefault(c.MinDeliveries, 1); a.total[kind] < need && few == nil {
 			r := inconclusive(nil, CodeTooFewArrived, "%d %s deliveries from %s are in the record, at least %d are needed.", a.total[kind], kind, c.Target, need)
 			few = &r
 		}
 		c.judge(a, kind)
+		if len(c.Clients) > 0 {
+			figures = append(figures, count("silent", c.silent(h, a, kind)))
+		}
 	}
 	figures = append(figures, count("skipped", a.skipped.count), count("redelivered_after_ack", a.again.count), count("out_of_order", a.order.count), count("delivered_differs", a.differs.count), count("never_sent", a.never.count), count("redelivered", a.redelivered()))
 	a.tell(c.Target)
@@ -174,6 +188,78 @@ func (c Consumers) judge(a *arrivals, kind string) {
 	}
 }
 
+// silent notes what those missed who connected and were given nothing, and returns how many they are: no delivery shows that they exist, only their connection does.
+func (c Consumers) silent(h *history.History, a *arrivals, kind string) (n int) {
+	conns := c.connections(h, a.rb.drain.At)
+	for _, client := range sortedKeys(conns) {
+		if len(a.kinds[kind][client]) > 0 {
+			continue
+		}
+		n++
+		if owed := c.owed(a, kind, conns[client]); len(owed) > 0 {
+			a.skipped.count += len(owed)
+			a.skipped.seen.add(conns[client].since, nil, "%s client %s, connected since %.3f s, was never given anything: of sequences %d to %d it missed %d", kind, client,
+				seconds(conns[client].since), owed[0].Seq, owed[len(owed)-1].Seq, len(owed))
+		}
+	}
+	return n
+}
+
+// connection is what the record says of a client's connection.
+type connection struct {
+	since int64 // the first one
+	open  bool  // in the end
+}
+
+// connections are those of the clients that are to follow the target, who were ever connected before it was read back.
+func (c Consumers) connections(h *history.History, end int64) map[string]connection {
+	conns, last := map[string]connection{}, map[string]int64{}
+	for _, x := range h.Conns {
+		was, known := conns[x.Client]
+		up := x.State == "connected" || x.State == "reconnected"
+		if !hasPrefix(x.Client, c.Clients) || x.At > end || !known && !up {
+			continue
+		}
+		if !known || up && x.At < was.since {
+			was.since = x.At
+		}
+		if x.At >= last[x.Client] {
+			was.open, last[x.Client] = up, x.At
+		}
+		conns[x.Client] = was
+	}
+	return conns
+}
+
+// owed is what a client with that connection must have been given: where not everything has to arrive, what was written after it had connected, unless its connection
+// was lost in the end.
+func (c Consumers) owed(a *arrivals, kind string, x connection) []history.Item {
+	switch {
+	case c.Complete && kind == kindOrdered:
+		return a.inOrder
+	case c.Complete:
+		latest := a.latest()
+		return slices.DeleteFunc(slices.Clone(a.inOrder), func(it history.Item) bool { return latest[it.Key].Seq != it.Seq })
+	case !x.open:
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(a.inOrder), func(it history.Item) bool {
+		at, ok := a.sent[it.Value]
+		return !ok || at <= x.since || hasPrefix(it.Key, reservedKeys)
+	})
+}
+
+// latest is the last value of every key.
+func (a *arrivals) latest() map[string]history.Item {
+	latest := map[string]history.Item{}
+	for _, it := range a.inOrder {
+		if !hasPrefix(it.Key, reservedKeys) {
+			latest[it.Key] = it
+		}
+	}
+	return latest
+}
+
 // pull judges all pull clients as one durable consumer.
 func (c Consumers) pull(a *arrivals) {
 	slack := nanos(orDefault(c.SlackSeconds, defaultSlack))
@@ -279,12 +365,7 @@ func (c Consumers) watch(a *arrivals, client string, ds []*history.Delivery) {
 	if !c.Complete {
 		return
 	}
-	latest := map[string]history.Item{}
-	for _, it := range a.inOrder {
-		if !hasPrefix(it.Key, reservedKeys) {
-			latest[it.Key] = it
-		}
-	}
+	latest := a.latest()
 	for _, key := range sortedKeys(latest) {
 		if it := latest[key]; !got[it.Seq] {
 			a.skipped.count++

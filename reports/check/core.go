@@ -16,6 +16,10 @@ type CoreDelivered struct {
 	Target        string  `json:"target"`         // subject
 	SettleSeconds float64 `json:"settle_seconds"` // for a subscription to be known at every node, and a message to arrive; 0 means 1
 	MinPairs      int     `json:"min_pairs"`      // of a message and a subscriber that must be judged; 0 means 1
+	// Clients are prefixes of the subscribers' names: those who connected are judged, also where nothing was ever delivered to them. Empty means that only those are
+	// known who were given something: one that never got anything cannot be told from one that never listened.
+	Clients    []string `json:"clients,omitempty"`
+	MinClients int      `json:"min_clients,omitempty"` // fewer subscribers who were given something are Inconclusive; 0 means not judged
 }
 
 const defaultSettle = 1.0
@@ -57,6 +61,9 @@ func (c CoreDelivered) Check(h *history.History) Result {
 	if r, bad := found(figures, lost); bad {
 		return r
 	}
+	if n := heard(listeners); n < c.MinClients {
+		return inconclusive(figures, CodeTooFewClients, "%d subscribers were given anything, at least %d are needed.", n, c.MinClients)
+	}
 	if need := orDefault(c.MinPairs, 1); pairs < need {
 		return inconclusive(figures, CodeTooFewArrived, "%d pairs of a message and a subscriber could be judged, at least %d are needed.", pairs, need)
 	}
@@ -77,7 +84,17 @@ func (c CoreDelivered) taken(h *history.History, w span) []*history.Op {
 	return ops
 }
 
-// listeners are the clients that anything was delivered to. One that never got anything cannot be told from one that never listened.
+// heard counts the listeners that anything was delivered to.
+func heard(listeners []*listening) (n int) {
+	for _, l := range listeners {
+		if len(l.got) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// listeners are the clients that anything was delivered to, and those of the given names that ever connected.
 func (c CoreDelivered) listeners(h *history.History) []*listening {
 	by := map[string]*listening{}
 	for _, d := range h.Deliveries {
@@ -88,6 +105,11 @@ func (c CoreDelivered) listeners(h *history.History) []*listening {
 			by[d.Client] = &listening{client: d.Client, got: map[string]bool{}}
 		}
 		by[d.Client].got[d.Value] = true
+	}
+	for _, x := range h.Conns {
+		if len(c.Clients) > 0 && hasPrefix(x.Client, c.Clients) && by[x.Client] == nil {
+			by[x.Client] = &listening{client: x.Client, got: map[string]bool{}}
+		}
 	}
 	conns := slices.Clone(h.Conns)
 	slices.SortStableFunc(conns, func(a, b history.Conn) int { return int(max(min(a.At-b.At, 1), -1)) })
@@ -137,4 +159,44 @@ func dropCore(h *history.History, c CoreDelivered, rng *rand.Rand) (string, bool
 		}
 	}
 	return "no delivery is counted on", false
+}
+
+// silenceSubscriber takes everything away that was delivered to a subscriber that the claim counts on.
+func silenceSubscriber(h *history.History, c CoreDelivered, rng *rand.Rand) (string, bool) {
+	w, no := bounds(h, c.Window)
+	if no != nil {
+		return no.Reason, false
+	}
+	listeners, sent := c.listeners(h), c.taken(h, w)
+	i := pick(rng, listeners, func(l **listening) bool {
+		known := slices.ContainsFunc(h.Conns, func(x history.Conn) bool { return x.Client == (*l).client })
+		return known && hasPrefix((*l).client, c.Clients) && len((*l).got) > 0 &&
+			slices.ContainsFunc(sent, func(op *history.Op) bool { return (*l).whole(op.Invoke-c.settle(), op.Complete+c.settle()) })
+	})
+	if i < 0 {
+		return "no subscriber of the given names is counted on", false
+	}
+	h.Deliveries = silenced(h.Deliveries, listeners[i].client, c.Target)
+	return fmt.Sprintf("took all deliveries to %s away", listeners[i].client), true
+}
+
+// forgetSubscriber takes a subscriber out of the record, as if it had never connected.
+func forgetSubscriber(h *history.History, c CoreDelivered, rng *rand.Rand) (string, bool) {
+	listeners := c.listeners(h)
+	i := pick(rng, listeners, func(l **listening) bool { return len((*l).got) > 0 })
+	if i < 0 || heard(listeners) != c.MinClients {
+		return "there are other numbers of subscribers than are needed", false
+	}
+	h.Deliveries, h.Conns = silenced(h.Deliveries, listeners[i].client, c.Target), unconnected(h.Conns, listeners[i].client)
+	return fmt.Sprintf("took %s out of the record", listeners[i].client), true
+}
+
+// silenced is all deliveries without those of one target to one client.
+func silenced(ds []history.Delivery, client, target string) []history.Delivery {
+	return slices.DeleteFunc(slices.Clone(ds), func(d history.Delivery) bool { return d.Client == client && d.Target == target })
+}
+
+// unconnected is all connections without those of one client.
+func unconnected(conns []history.Conn, client string) []history.Conn {
+	return slices.DeleteFunc(slices.Clone(conns), func(x history.Conn) bool { return x.Client == client })
 }

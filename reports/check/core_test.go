@@ -41,6 +41,12 @@ func TestCoreDelivered(t *testing.T) {
 	op := func(f func(op *history.Op)) func(h *history.History) {
 		return func(h *history.History) { f(&h.Ops[0]) }
 	}
+	all := check.CoreDelivered{Window: fromTo, Target: "chat", Clients: []string{"s"}, MinClients: 1}
+	pair := all
+	pair.MinClients = 2
+	deaf := func(h *history.History) {
+		h.Conns = append(h.Conns, history.Conn{Client: "s-1", At: sec, State: "connected", Node: "n1"})
+	}
 	runTable(t, []tableCase{
 		{"arrived", c, chatWorld(nil), pass},
 		{"lost", c, chatWorld(lose), fail(check.CodeSkipped)},
@@ -51,6 +57,19 @@ func TestCoreDelivered(t *testing.T) {
 		{"lost, the subscriber had just come back", c, chatWorld(both(lose, conn(9*sec, "disconnected"), conn(11*sec+500*ms, "reconnected"))), open(check.CodeTooFewArrived)},
 		{"lost, the subscriber was long back", c, chatWorld(both(lose, conn(9*sec, "disconnected"), conn(9*sec+500*ms, "reconnected"), conn(19*sec, "closed"))), fail(check.CodeSkipped)},
 		{"lost, the subscriber left right after", c, chatWorld(both(lose, conn(12*sec+500*ms, "closed"), conn(20*sec, "connected"))), open(check.CodeTooFewArrived)},
+		{"a subscriber that was given nothing is not known", c, chatWorld(deaf), pass},
+		{"a subscriber that was given nothing", all, chatWorld(deaf), fail(check.CodeSkipped)},
+		{"all subscribers that connected were given it", all, chatWorld(nil), pass},
+		{"a subscriber that was given nothing, and was away", all, chatWorld(both(deaf, func(h *history.History) {
+			h.Conns = append(h.Conns, history.Conn{Client: "s-1", At: 11 * sec, State: "disconnected"})
+		})), pass},
+		{"two subscribers are wanted, and one was away", pair, chatWorld(both(deaf, func(h *history.History) {
+			h.Conns = append(h.Conns, history.Conn{Client: "s-1", At: 11 * sec, State: "disconnected"})
+		})), open(check.CodeTooFewClients)},
+		{"two subscribers are wanted, and one never connected", pair, chatWorld(nil), open(check.CodeTooFewClients)},
+		{"somebody else who was given nothing", all, chatWorld(func(h *history.History) {
+			h.Conns = append(h.Conns, history.Conn{Client: "x", At: sec, State: "connected"})
+		}), pass},
 		{"too few", check.CoreDelivered{Window: fromTo, Target: "chat", MinPairs: 2}, chatWorld(nil), open(check.CodeTooFewArrived)},
 		{"no mark", check.CoreDelivered{Window: check.Window{From: "x"}, Target: "chat"}, chatWorld(nil), open(check.CodeNoMark)},
 		{"bad clock", c, chatWorld(op(func(op *history.Op) { op.Complete = sec })), open(check.CodeBadClock)},

@@ -127,8 +127,12 @@ var Mutations = []Mutation{
 	{"redeliver-acked", "consumer", Fail, CodeRedelivered, on(redeliverAcked)},
 	{"swap-deliveries", "consumer", Fail, CodeOutOfOrder, on(swapDeliveries)},
 	{"deliver-never-sent", "consumer", Fail, CodeNeverSent, on(deliverNeverSent)},
+	{"silence-consumer", "consumer", Fail, CodeSkipped, on(silenceConsumer)},
+	{"forget-consumer", "consumer", Inconclusive, CodeTooFewClients, on(forgetConsumer)},
 
 	{"drop-core-delivery", "core-delivered", Fail, CodeSkipped, on(dropCore)},
+	{"silence-subscriber", "core-delivered", Fail, CodeSkipped, on(silenceSubscriber)},
+	{"forget-subscriber", "core-delivered", Inconclusive, CodeTooFewClients, on(forgetSubscriber)},
 	{"move-ack-before-invoke", "core-delivered", Inconclusive, CodeBadClock, on(moveAck)},
 
 	{"measure-beyond", "measured", Fail, CodeOutOfBounds, on(measureBeyond)},
@@ -158,6 +162,22 @@ var Mutations = []Mutation{
 	{"allow-login", "users", Fail, CodeForbidden, on(turnLogin(history.Failed))},
 }
 
+// onlyWith names the parameter that a claim must have for a mutation to be made at all. A claim without it does not see the damage, and a proof that is older than the
+// parameter lists no such control.
+var onlyWith = map[string]string{"silence-consumer": "clients", "forget-consumer": "min_clients", "silence-subscriber": "clients", "forget-subscriber": "min_clients"}
+
+// belongs says whether the mutation is made under a claim.
+func (m Mutation) belongs(s Spec) bool {
+	need, picky := onlyWith[m.Name]
+	if m.Checker != s.Checker || !picky {
+		return m.Checker == s.Checker
+	}
+	var params map[string]json.RawMessage
+	err := json.Unmarshal(s.Params, &params)
+	_, is := params[need]
+	return err == nil && is
+}
+
 // RunMutations applies every mutation that belongs to one of the specs, and judges the results. Specs that do not pass on h
 // itself are left out: there is nothing to show by damaging what is damaged already.
 func RunMutations(specs []Spec, h *history.History, seed uint64) []MutationResult {
@@ -167,7 +187,7 @@ func RunMutations(specs []Spec, h *history.History, seed uint64) []MutationResul
 			continue
 		}
 		for _, m := range Mutations {
-			if m.Checker == s.Checker {
+			if m.belongs(s) {
 				out = append(out, m.run(i, s, h, seed))
 			}
 		}

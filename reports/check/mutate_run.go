@@ -400,3 +400,52 @@ func deliverNeverSent(h *history.History, c Consumers, rng *rand.Rand) (string, 
 	h.Deliveries[i].Value = foreign
 	return fmt.Sprintf("changed what %s was given at sequence %d", h.Deliveries[i].Client, h.Deliveries[i].Seq), true
 }
+
+// silenceConsumer takes everything away that one client was given, of those that the check knows to have connected.
+func silenceConsumer(h *history.History, c Consumers, rng *rand.Rand) (string, bool) {
+	rb, no := drained(h, c.Target)
+	if no != nil || len(c.Kinds) != 1 {
+		return "the check does not pass", false
+	}
+	a := newArrivals(h, c.Target, rb)
+	conns := c.connections(h, rb.drain.At)
+	clients := sortedKeys(conns)
+	i := pick(rng, clients, func(client *string) bool {
+		return len(a.kinds[c.Kinds[0]][*client]) > 0 && len(c.owed(a, c.Kinds[0], conns[*client])) > 0
+	})
+	if i < 0 {
+		return "no client whose silence would be noticed", false
+	}
+	h.Deliveries = silenced(h.Deliveries, clients[i], c.Target)
+	return fmt.Sprintf("took all deliveries to %s client %s away", c.Kinds[0], clients[i]), true
+}
+
+// forgetConsumer takes one client out of the record, as if it had never connected. What a pull client was given goes to another one: they share a consumer.
+func forgetConsumer(h *history.History, c Consumers, rng *rand.Rand) (string, bool) {
+	if len(c.Kinds) != 1 {
+		return "the check is not about one kind", false
+	}
+	var clients []string
+	for _, d := range h.Deliveries {
+		if d.Target == c.Target && d.Kind == c.Kinds[0] && !slices.Contains(clients, d.Client) {
+			clients = append(clients, d.Client)
+		}
+	}
+	if len(clients) == 0 || len(clients) != c.MinClients {
+		return "there are other numbers of clients than are needed", false
+	}
+	i := rng.IntN(len(clients))
+	gone, heir := clients[i], clients[(i+1)%len(clients)]
+	h.Conns = unconnected(h.Conns, gone)
+	if c.Kinds[0] != kindPull || gone == heir {
+		h.Deliveries = silenced(h.Deliveries, gone, c.Target)
+		return fmt.Sprintf("took %s client %s out of the record", c.Kinds[0], gone), true
+	}
+	h.Deliveries = slices.Clone(h.Deliveries)
+	for i := range h.Deliveries {
+		if d := &h.Deliveries[i]; d.Client == gone && d.Target == c.Target {
+			d.Client = heir
+		}
+	}
+	return fmt.Sprintf("gave what pull client %s was given to %s", gone, heir), true
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/unibus/unibus/reports/check"
@@ -478,6 +479,81 @@ func TestConsumers(t *testing.T) {
 		{"no such kind", check.Consumers{Target: "A", Kinds: []string{"push"}}, mk(three("pull")...), open(check.CodeBadParams)},
 		{"no drain", c, edit(mk(three("pull")...), func(h *history.History) { h.Drains = nil }), open(check.CodeNoDrain)},
 	})
+}
+
+// TestSilentConsumers: who was given nothing leaves no delivery, only a connection.
+func TestSilentConsumers(t *testing.T) {
+	t.Parallel()
+	conn := func(client string, at int64, state string) history.Conn {
+		return history.Conn{Client: client, At: at, State: state, Node: "n1"}
+	}
+	// o-0 is given everything; o-1 is not in the deliveries.
+	mk := func(kind string, conns ...history.Conn) history.History {
+		h := stream(ops(pub("1", 1), pub("2", 2), pub("3", 3)), "1", "2", "3")
+		for i := range h.Items {
+			h.Items[i].Key = "k"
+		}
+		h.Deliveries = []history.Delivery{deliver(kind, "o-0", "1", 1, 1), deliver(kind, "o-0", "2", 2, 2), deliver(kind, "o-0", "3", 3, 3)}
+		h.Conns = append([]history.Conn{conn("o-0", 1, "connected")}, conns...)
+		return h
+	}
+	whole := func(kind string) check.Consumers {
+		return check.Consumers{Target: "A", Kinds: []string{kind}, Complete: true, Clients: []string{"o-"}, MinClients: 1}
+	}
+	loose, two := whole("ordered"), whole("ordered")
+	loose.Complete, two.MinClients = false, 2
+	for _, kind := range []string{"ordered", "watch"} {
+		runTable(t, []tableCase{
+			{kind + ", alone", whole(kind), mk(kind), pass},
+			{kind + ", the other was given nothing", whole(kind), mk(kind, conn("o-1", 2, "connected")), fail(check.CodeSkipped)},
+			{kind + ", the other came back", whole(kind), mk(kind, conn("o-1", 2, "reconnected")), fail(check.CodeSkipped)},
+			{kind + ", the other was cut off, and everything has to arrive", whole(kind), mk(kind, conn("o-1", 2, "connected"), conn("o-1", 3, "disconnected")), fail(check.CodeSkipped)},
+			{kind + ", the other never connected", whole(kind), mk(kind, conn("o-1", 2, "disconnected"), conn("o-1", 3, "closed")), pass},
+			{kind + ", the other connected after the drain", whole(kind), mk(kind, conn("o-1", drainAt+1, "connected")), pass},
+			{kind + ", somebody else was given nothing", whole(kind), mk(kind, conn("x-1", 2, "connected")), pass},
+		})
+	}
+	nobody := edit(mk("ordered", conn("o-1", 2, "connected")), func(h *history.History) { h.Deliveries = nil })
+	runTable(t, []tableCase{
+		{"before anything was written", loose, mk("ordered", conn("o-1", 2, "connected")), fail(check.CodeSkipped)},
+		{"before the last message", loose, mk("ordered", conn("o-1", 25, "connected")), fail(check.CodeSkipped)},
+		{"after the last message", loose, mk("ordered", conn("o-1", 31, "connected")), pass},
+		{"lost its connection for good", loose, mk("ordered", conn("o-1", 2, "connected"), conn("o-1", 3, "disconnected")), pass},
+		{"lost its connection and came back", loose, mk("ordered", conn("o-1", 2, "connected"), conn("o-1", 3, "disconnected"), conn("o-1", 4, "reconnected")), fail(check.CodeSkipped)},
+		{"closed after all was read back", loose, mk("ordered", conn("o-1", 2, "connected"), conn("o-1", drainAt+1, "closed")), fail(check.CodeSkipped)},
+		{"nobody was given anything", whole("ordered"), nobody, fail(check.CodeSkipped)},
+		{"two are wanted, and one never connected", two, mk("ordered"), open(check.CodeTooFewClients)},
+		{"two are wanted, and one was given nothing", two, mk("ordered", conn("o-1", 2, "connected")), fail(check.CodeSkipped)},
+		{"two that share a consumer are wanted", check.Consumers{Target: "A", MinClients: 2}, mk("pull"), open(check.CodeTooFewClients)},
+		{"who shares a consumer need not be given anything", check.Consumers{Target: "A", MinClients: 1}, mk("pull", conn("o-1", 2, "connected")), pass},
+		{"names without a kind", check.Consumers{Target: "A", Clients: []string{"o-"}}, mk("ordered"), open(check.CodeBadParams)},
+		{"names of two kinds", check.Consumers{Target: "A", Kinds: []string{"ordered", "watch"}, Clients: []string{"o-"}}, mk("ordered"), open(check.CodeBadParams)},
+		{"names of those who share a consumer", check.Consumers{Target: "A", Kinds: []string{"pull"}, Clients: []string{"o-"}}, mk("pull"), open(check.CodeBadParams)},
+	})
+}
+
+// TestOldClaimsStay: a claim that names no clients is written, judged and damaged as it was before claims could: proofs are judged again by later programs.
+func TestOldClaimsStay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(5, 2, 2, 100*ms, 0.1)
+	for params, c := range map[string]check.Checker{
+		`{"target":"ORDERS","kinds":["ordered"],"min_deliveries":1,"complete":true}`:                check.Consumers{Target: "ORDERS", Kinds: []string{"ordered"}, MinDeliveries: 1, Complete: true},
+		`{"window":{"from":"steady","to":"end"},"target":"chat","settle_seconds":0,"min_pairs":20}`: check.CoreDelivered{Window: check.Window{From: "steady", To: "end"}, Target: "chat", MinPairs: 20},
+	} {
+		spec := check.Of(c)
+		if string(spec.Params) != params {
+			t.Errorf("the parameters are %s, and were %s", spec.Params, params)
+		}
+		r, err := spec.Run(&w.h)
+		if _, has := r.Figure("silent"); err != nil || r.Verdict != check.Pass || has {
+			t.Errorf("%s: %v %+v", spec.Checker, err, r)
+		}
+		for _, m := range check.RunMutations([]check.Spec{spec}, &w.h, 1) {
+			if strings.HasPrefix(m.Mutation, "silence-") || strings.HasPrefix(m.Mutation, "forget-") {
+				t.Errorf("%s is made under %s %s", m.Mutation, spec.Checker, spec.Params)
+			}
+		}
+	}
 }
 
 func TestClientGaps(t *testing.T) {

@@ -248,6 +248,9 @@ func (w *world) deliveries() {
 	for _, it := range w.bucket {
 		h.Deliveries = append(h.Deliveries, history.Delivery{Client: "w0", Kind: "watch", Target: "S", Key: it.Key, Value: it.Value, Seq: it.Seq, At: w.wrote[it.Seq] + ms})
 	}
+	h.Conns = append(h.Conns, history.Conn{Client: "o0", At: 1, State: "connected", Node: "n1"}, history.Conn{Client: "w0", At: 1, State: "connected", Node: "n2"},
+		history.Conn{Client: "w0", At: lostAt, State: "disconnected"}, history.Conn{Client: "w0", At: backAt, State: "reconnected", Node: "n3"},
+		history.Conn{Client: "w0", At: drainAt + sec, State: "closed"})
 	w.chat()
 	sort.SliceStable(h.Deliveries, func(i, j int) bool { return h.Deliveries[i].At < h.Deliveries[j].At })
 }
@@ -326,9 +329,15 @@ func goodSpecs() []check.Spec {
 		check.Of(check.Preconditions{MinOps: 20, MinBefore: 1, MinDuring: 1, MinAfter: 1, Marks: []string{"lost"}, Drained: []string{"ORDERS", "S"}}),
 		check.Of(check.Consumers{Target: "ORDERS", Complete: true}),
 		check.Of(check.Consumers{Target: "S", Kinds: []string{"watch"}, Complete: true}),
+		check.Of(check.Consumers{Target: "ORDERS", Kinds: []string{"pull"}, Complete: true, MinClients: 2}),
+		check.Of(check.Consumers{Target: "ORDERS", Kinds: []string{"ordered"}, Complete: true, Clients: []string{"o"}, MinClients: 1}),
+		check.Of(check.Consumers{Target: "ORDERS", Kinds: []string{"ordered"}, Clients: []string{"o"}}),
+		check.Of(check.Consumers{Target: "S", Kinds: []string{"watch"}, Complete: true, Clients: []string{"w0"}, MinClients: 1}),
+		check.Of(check.Consumers{Target: "S", Kinds: []string{"watch"}, Clients: []string{"w0"}}),
 		check.Of(check.Measured{Names: []string{"swap-"}, Nodes: 1, Bounds: []check.Bound{check.AtMost("took", 3)}, Same: [][2]string{{"after", "wanted"}}, Differ: [][2]string{{"before", "after"}}}),
 		check.Of(check.Latency{Calm: check.Window{To: "lost"}, Loaded: check.Window{From: "back", To: "end"}, Kinds: []string{"get"}, MaxRatio: 20, FloorMs: 50, MaxBad: 25, MinOps: 1}),
 		check.Of(check.CoreDelivered{Window: check.Window{From: "steady", To: "end"}, Target: "chat", MinPairs: 20}),
+		check.Of(check.CoreDelivered{Window: check.Window{From: "steady", To: "end"}, Target: "chat", MinPairs: 20, Clients: []string{"s"}, MinClients: 2}),
 		check.Of(check.Connections{Window: check.Window{From: "back", To: "end"}}),
 		check.Of(check.ClientGaps{Window: check.Window{To: "end"}, Clients: []string{"p", "k"}, Classes: map[string][]string{"publishers": {"p"}}}),
 	}...)

@@ -43,7 +43,7 @@ func TestRepeatsAppendsAndQueue(t *testing.T) {
 	specs := []check.Spec{
 		check.Of(check.StreamAccounting{Target: "ORDERS", MinAcked: 100}),
 		check.Of(check.Deduplication{Target: "ORDERS", MinRepeats: 5}),
-		check.Of(check.Consumers{Target: "ORDERS", Kinds: []string{"ordered"}, Complete: true}),
+		check.Of(check.Consumers{Target: "ORDERS", Kinds: []string{"ordered"}, Complete: true, Clients: []string{"ordered-"}, MinClients: 1}),
 		check.Of(check.WorkQueue{Target: "JOBS", MinAcked: 20, MinHandled: 20}),
 		check.Of(check.Appends{Target: "LEDGER", MinAcked: 60}),
 		check.Of(check.StreamMetadata{Target: "LEDGER", Last: workload.DescribedLast, KeepsStart: true}),
