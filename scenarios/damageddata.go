@@ -30,17 +30,18 @@ func damagedNode(name, doc string, d faults.Damage) Scenario {
 		Doc:   doc + " the first block of a node that is down: it gets its data back from the others, then leads, and nothing acked is missing on any node",
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapStorage},
 		Steps: func(*Plan) []Step {
-			return []Step{
+			steps := []Step{
 				startAll(), converge("first start"), loadUp(blockLoad()), moreOps(twoBlocks, fillWithin), pauseLoad(), converge("before the damage"), inspect(observedBefore, ordersStream),
 				mark("damage"), inject("down", faults.Kill, faults.Follower(ordersCopies)),
 				onVictims("damaged", "down", faults.Disk(d, faults.StreamBlock("BUS", ordersStream, 1))), heal("damaged"),
-				heal("down"), mark("damage-end"), converge("after the damage"), leadFromVictim("down", ordersStream), converge("led by the victim"),
-				inspect(observedAfter, ordersStream), drainResting(readBackWithin),
+				heal("down"), mark("damage-end"), converge("after the damage"), leadFromVictim("down", leadWithin), converge("led by the victim"),
+				inspect(observedAfter, ordersStream),
 			}
+			return append(steps, readBackFromVictim("down")...)
 		},
 		Claims: func(r *Run) []reports.Claim {
 			return []reports.Claim{
-				streamIntact(twoBlocks), convergedEach(r), copiesAgree(ordersCopies), faultsInForce(2), knownStream(ordersStream),
+				streamIntact(twoBlocks), convergedEach(r), copiesAgree(ordersCopies), faultsInForce(2), knownStream(ordersStream), victimLed(),
 				exercised(check.Preconditions{MinOps: twoBlocks, Marks: []string{"damage", "damage-end"}, Drained: []string{ordersStream}}),
 			}
 		},

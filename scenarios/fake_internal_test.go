@@ -109,16 +109,19 @@ type fakeNode struct {
 	startErr error
 	ready    bool
 	killErr  error
+	leads    string // who leads the orders, as this node sees it; "" where it knows no streams
 }
 
 // ServeHTTP answers what the runner asks: whether the node lives, is ready, and what it holds.
 func (n *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
-	up, ready := n.state.Running, n.ready
+	up, ready, leads := n.state.Running, n.ready, n.leads
 	n.mu.Unlock()
 	switch {
 	case !up || r.URL.Path == "/ready" && !ready:
 		w.WriteHeader(http.StatusServiceUnavailable)
+	case r.URL.Path == "/jsz" && leads != "":
+		_, _ = fmt.Fprintf(w, `{"account_details":[{"name":"BUS","stream_detail":[{"name":"ORDERS","cluster":{"leader":%q}}]}]}`, leads)
 	case r.URL.Path == "/jsz":
 		_, _ = io.WriteString(w, `{"meta_cluster":{"leader":"n1","cluster_size":3}}`) // the test's own client
 	}

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/unibus/unibus/reports/history"
 	"github.com/unibus/unibus/scenarios/workload"
 	"github.com/unibus/unibus/sut/cluster"
+	"github.com/unibus/unibus/sut/observe"
 )
 
 // Settings of the scenarios that damage files.
@@ -23,7 +25,7 @@ const (
 	readBackWithin = 150 * time.Second // of many messages, one by one from the leader: 45 s do not suffice on two cores that run four clusters
 	askWithin      = 15 * time.Second  // a cluster that does not serve is not asked for longer
 	flipAt         = 1.0 / 3           // of the block
-	leadWithin     = 20 * time.Second
+	leadWithin     = 40 * time.Second  // for a leadership to go where it is sent: where it does not at once there is an election first, of up to 10 s
 	snapshotMid    = 0.5
 	headStart      = 3500 * time.Millisecond // the node with the damaged snapshot is the first to stand for election: it waits 4 to 9 s
 	orphansAfter   = 16 * time.Second        // nats-server looks for orphaned streams some ten seconds after it has found a meta leader
@@ -60,21 +62,69 @@ func onVictims(name, of string, verb faults.Verb) Step {
 	}}
 }
 
-// leadFromVictim makes the victim of a fault the leader of a stream. That it will not lead is an answer too: it is recorded, and the steps go on.
-func leadFromVictim(of, target string) Step {
-	return Step{"make the victim of " + of + " the leader of " + target, func(ctx context.Context, r *Run) error {
-		err := r.Env.LeadFrom(ctx, target, r.picked[of][0], leadWithin)
-		if ctx.Err() != nil {
+// leadPrefix begins the names of steps that make the victim of a fault the leader of the orders, and tryLeadPrefix of those that go on where it does not become it.
+const (
+	leadPrefix    = "make the leader: the victim of "
+	tryLeadPrefix = "try to " + leadPrefix
+)
+
+// leadFromVictim makes the victim of a fault the leader of the orders. One that does not become it ends the steps: what comes next is about what it serves.
+func leadFromVictim(of string, within time.Duration) Step {
+	return Step{leadPrefix + of, func(ctx context.Context, r *Run) error {
+		return giveUp(r.Env.LeadFrom(ctx, ordersStream, r.picked[of][0], within))
+	}}
+}
+
+// tryLeadFromVictim is for nodes that may be too damaged to lead. That is an answer too: it is recorded, and the steps go on, as what the nodes hold may differ none the
+// less. The claim of victimLed says whether the rest shows anything.
+func tryLeadFromVictim(of string, within time.Duration) Step {
+	return Step{tryLeadPrefix + of, func(ctx context.Context, r *Run) error {
+		err := r.Env.LeadFrom(ctx, ordersStream, r.picked[of][0], within)
+		if err != nil && ctx.Err() == nil {
+			r.Rec.Event(history.Event{Kind: "note", Name: "the victim does not lead", Detail: err.Error()})
+			return nil
+		}
+		return err
+	}}
+}
+
+// Looks at who leads, around what is read back.
+const (
+	ledPrefix = "victim-led-"
+	ledBefore = ledPrefix + "before"
+	ledAfter  = ledPrefix + "after"
+)
+
+// lookWhoLeads measures whether the victim of a fault leads the orders, by the nodes' own word.
+func lookWhoLeads(name, of string) Step {
+	return Step{"look who leads: " + name, func(ctx context.Context, r *Run) error {
+		victim, leader := r.picked[of][0], cluster.NodeID("")
+		err := r.until(ctx, askWithin, "leader of "+ordersCopies, func(ctx context.Context) (found bool) {
+			id, err := observe.Leader(ctx, r.Cluster, ordersCopies)
+			leader = id
+			return err == nil
+		})
+		if err != nil && !errors.Is(err, errGiveUp) {
 			return err
 		}
-		if err != nil {
-			r.Rec.Event(history.Event{Kind: "note", Name: "the damaged node does not lead", Detail: err.Error()})
-		}
+		r.Rec.Event(history.Event{Kind: check.KindMeasured, Name: name, Nodes: []string{string(victim)}, Data: map[string]any{"victim_leads": flag(leader == victim), "leader": string(leader)}})
 		return nil
 	}}
 }
 
-// damagedBlock: a server that finds a bad checksum in a block forgets the rest of the block without a word, and may lead with what is left.
+// readBackFromVictim reads the paused workloads back, and looks before and after it who leads: what a leader gives back is what that node holds, and no other.
+func readBackFromVictim(of string) []Step {
+	return []Step{lookWhoLeads(ledBefore, of), drainResting(readBackWithin), lookWhoLeads(ledAfter, of)}
+}
+
+// victimLed claims that everything was read back from the victim. Where another node led the run is neither good nor bad, but Inconclusive: it does not show what it is about.
+func victimLed() reports.Claim {
+	return claim("victim-led", "The node that was down led the stream when everything was read back, before and after.",
+		check.Measured{Names: []string{ledPrefix}, Min: 2, Needs: []check.Bound{check.Exactly("victim_leads", 1)}, Bounds: []check.Bound{check.AtLeast("victim_leads", 0)}})
+}
+
+// damagedBlock: a server that finds a bad checksum in a block forgets the rest of the block without a word, and may lead with what is left. Where it does not lead, the
+// copies may still be seen to differ; where they are not, the run is not reproduced, and never clean.
 func damagedBlock(id, title string, d faults.Damage) Bug {
 	undamaged := blockScenario(trackPrefix+id+"-control", nil)
 	return Bug{
@@ -99,8 +149,9 @@ func blockScenario(name string, d *faults.Damage) Scenario {
 			if d != nil {
 				steps = append(steps, onVictims("damaged", "down", faults.Disk(*d, faults.StreamBlock("BUS", ordersStream, 1))), heal("damaged"))
 			}
-			return append(steps, heal("down"), mark("damage-end"), awaitHealthy(healthyWithin), calm("after the damage", calmWithin), leadFromVictim("down", ordersStream),
-				calm("led by the victim", calmWithin), inspect(observedAfter, ordersStream), drainResting(readBackWithin))
+			steps = append(steps, heal("down"), mark("damage-end"), awaitHealthy(healthyWithin), calm("after the damage", calmWithin), tryLeadFromVictim("down", leadWithin),
+				calm("led by the victim", calmWithin), inspect(observedAfter, ordersStream))
+			return append(steps, readBackFromVictim("down")...)
 		},
 		Claims: func(*Run) []reports.Claim {
 			n := 2
@@ -108,7 +159,7 @@ func blockScenario(name string, d *faults.Damage) Scenario {
 				n = 1
 			}
 			return []reports.Claim{
-				streamIntact(twoBlocks), knownStream(ordersStream),
+				streamIntact(twoBlocks), knownStream(ordersStream), victimLed(),
 				claim("copies-agree", "The three nodes say themselves that they hold the same messages.", check.ReplicaAgreement{Targets: []string{ordersCopies}, Source: "jsz", Nodes: 3}),
 				faultsInForce(n),
 				exercised(check.Preconditions{MinOps: twoBlocks, Marks: []string{"damage", "damage-end"}, Drained: []string{ordersStream}}),

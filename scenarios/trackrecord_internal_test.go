@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/unibus/unibus/faults"
 	"github.com/unibus/unibus/reports"
 	"github.com/unibus/unibus/reports/check"
 	"github.com/unibus/unibus/sut/cluster"
@@ -107,8 +108,13 @@ func TestJudgeRecognizesOnlyTheBug(t *testing.T) {
 			Claims: []reports.Judged{judged("stream-known", check.Inconclusive, check.CodeStreamGone)}}, NotReproduced, ""},
 		"the harness failed too": {streamVanishes(), reports.Proof{Status: reports.StatusInconclusive, Claims: []reports.Judged{known},
 			Evidence: reports.Evidence{Errors: []string{"docker is gone"}}}, NotReproduced, ""},
-		"not run":  {streamVanishes(), reports.Proof{Status: reports.StatusNotRun, Claims: []reports.Judged{known}}, NotReproduced, ""},
-		"a pass":   {streamVanishes(), reports.Proof{Status: reports.StatusPass, Claims: []reports.Judged{judged("stream-known", check.Pass, "")}}, Clean, ""},
+		"not run": {streamVanishes(), reports.Proof{Status: reports.StatusNotRun, Claims: []reports.Judged{known}}, NotReproduced, ""},
+		"a pass":  {streamVanishes(), reports.Proof{Status: reports.StatusPass, Claims: []reports.Judged{judged("stream-known", check.Pass, "")}}, Clean, ""},
+		"the damaged node never led": {damagedBlock("7549-flip", "", faults.BitFlip(flipAt)), reports.Proof{Status: reports.StatusInconclusive, Claims: []reports.Judged{
+			judged("stream-intact", check.Pass, ""), judged("copies-agree", check.Pass, ""), judged("victim-led", check.Inconclusive, check.CodeTooFewTries)}}, NotReproduced, ""},
+		"the damaged node never led, and its copy is another": {damagedBlock("7549-flip", "", faults.BitFlip(flipAt)), reports.Proof{Status: reports.StatusFail, Claims: []reports.Judged{
+			judged("stream-intact", check.Pass, ""), judged("copies-agree", check.Fail, check.CodeReplicasDiffer), judged("victim-led", check.Inconclusive, check.CodeTooFewTries)}},
+			Reproduced, "copies-agree"},
 		"no signs": {Bug{}, reports.Proof{Status: reports.StatusPass}, NotReproduced, ""},
 		"it does not serve, and has everything": {damagedMeta(), reports.Proof{Status: reports.StatusFail, Claims: []reports.Judged{
 			judged("stream-known", check.Inconclusive, check.CodeUnanswered), judged("files-kept", check.Pass, ""), judged("all-serve", check.Fail, check.CodeNeverReady)}}, SafeDegraded, ""},

@@ -121,9 +121,10 @@ func syncDropsScenario(name string, paused bool) Scenario {
 				steps = append(steps, inject("away", faults.Pause, faults.Follower(ordersCopies)), hold("a node stands still", idleFor), heal("away"))
 				down = onVictims("down", "away", faults.Kill)
 			}
-			return append(steps, mark("away-end"), moreOps(300, opsWithin), calm("after the pause", catchUpWithin), pauseLoad(), hold("the last writes", 3*time.Second), inspect(observedBefore, ordersStream),
+			steps = append(steps, mark("away-end"), moreOps(300, opsWithin), calm("after the pause", catchUpWithin), pauseLoad(), hold("the last writes", 3*time.Second), inspect(observedBefore, ordersStream),
 				down, heal("down"), awaitHealthy(healthyWithin), calm("all three again", catchUpWithin),
-				leadFromVictim("down", ordersStream), calm("led by the victim", calmWithin), inspect(observedAfter, ordersStream), drainResting(readBackWithin))
+				tryLeadFromVictim("down", leadWithin), calm("led by the victim", calmWithin), inspect(observedAfter, ordersStream))
+			return append(steps, readBackFromVictim("down")...)
 		},
 		Claims: func(*Run) []reports.Claim {
 			faulty := 1
@@ -131,7 +132,7 @@ func syncDropsScenario(name string, paused bool) Scenario {
 				faulty = 2
 			}
 			return []reports.Claim{
-				streamIntact(100), knownStream(ordersStream),
+				streamIntact(100), knownStream(ordersStream), victimLed(),
 				claim("copies-agree", "The three nodes' own files, read offline with every checksum, hold the same messages.",
 					check.ReplicaAgreement{Targets: []string{ordersCopies}, Source: "blocks", Nodes: 3}),
 				faultsInForce(faulty),
