@@ -3,6 +3,7 @@ package faults
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/unibus/unibus/sut/cluster"
 )
@@ -20,7 +21,7 @@ var (
 	ErrBystander  = errors.New("the fault was seen on a node that it must not touch")
 )
 
-// StageError is one of the errors above with what the probe saw last.
+// StageError is one of the errors above with what the probe saw last: a probe had the last word.
 type StageError struct {
 	Fault string
 	Last  Observation
@@ -32,6 +33,16 @@ func (e *StageError) Error() string { return fmt.Sprintf("%s: %v: %s", e.Fault, 
 
 // Unwrap gives the error that callers test for.
 func (e *StageError) Unwrap() error { return e.Err }
+
+// Seen tells whether an error of an [Injector] is the word of probes and of nothing else: each part of it is a [*StageError]. With any other part the harness
+// itself has failed, and what that means for the cluster nobody knows.
+func Seen(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !Seen(e) })
+	}
+	var se *StageError
+	return errors.As(err, &se)
+}
 
 func nodeError(id cluster.NodeID, what string, err error) error {
 	if err == nil {

@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -658,6 +659,127 @@ func TestSeenInPart(t *testing.T) {
 		err := i.StillOn(t.Context(), f)
 		if (err == nil) != c.still || err != nil && !errors.Is(err, faults.ErrNotInForce) || f.looks != c.looks {
 			t.Errorf("%s: %v after %d looks", name, err, f.looks)
+		}
+	}
+}
+
+var errEngine = errors.New("docker: context deadline exceeded")
+
+// blind is a fault whose probe begins to fail, or to say nothing else than a word, at a stage of its way.
+type blind struct {
+	faults.Fault
+
+	injected, healed bool
+	probe            func(b *blind) (faults.Observation, error)
+}
+
+func (b *blind) Inject(context.Context, cluster.Cluster) error { b.injected = true; return nil }
+func (b *blind) Heal(context.Context, cluster.Cluster) error   { b.healed = true; return nil }
+func (b *blind) InForce(context.Context, cluster.Cluster) (faults.Observation, error) {
+	return b.probe(b)
+}
+
+// TestProbeThatFails: nobody knows what a fault did whose last probe failed. That is no word of a probe, and the record has the reason.
+func TestProbeThatFails(t *testing.T) {
+	here, none := faults.Observation{InForce: true, Detail: "here"}, faults.Observation{Detail: "not here"}
+	looks := 0
+	for name, c := range map[string]struct {
+		probe func(b *blind) (faults.Observation, error)
+		want  error
+		seen  bool // a probe had the last word
+	}{
+		"after the injection": {func(b *blind) (o faults.Observation, err error) {
+			if b.injected {
+				return o, errEngine
+			}
+			return none, nil
+		}, faults.ErrNotInForce, false},
+		"after the injection, but for the first": {func(b *blind) (o faults.Observation, err error) {
+			if looks++; b.injected && looks > 2 {
+				return o, errEngine
+			}
+			return none, nil
+		}, faults.ErrNotInForce, false},
+		"after the injection, but for the last": {func(b *blind) (o faults.Observation, err error) {
+			if looks++; b.injected && looks == 2 {
+				return o, errEngine
+			}
+			return none, nil
+		}, faults.ErrNotInForce, true},
+		"after healing": {func(b *blind) (o faults.Observation, err error) {
+			switch {
+			case b.healed:
+				return o, errEngine
+			case b.injected:
+				return here, nil
+			}
+			return none, nil
+		}, faults.ErrNotHealed, false},
+		"never, and it does not heal": {func(b *blind) (faults.Observation, error) {
+			if b.injected {
+				return here, nil
+			}
+			return none, nil
+		}, faults.ErrNotHealed, true},
+		"after it was not in force": {func(b *blind) (o faults.Observation, err error) {
+			if b.healed {
+				return o, errEngine
+			}
+			return none, nil
+		}, faults.ErrNotInForce, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			looks = 0
+			i, s := newInjector(newFake(3))
+			f := &blind{Fault: faults.Kill("n2"), probe: c.probe}
+			err := i.Run(t.Context(), f, func(context.Context) error { return nil })
+			if !errors.Is(err, c.want) || faults.Seen(err) != c.seen || errors.Is(err, errEngine) == c.seen {
+				t.Errorf("run: %v; a probe's word: %t", err, faults.Seen(err))
+			}
+			last := s.seen["not-seen"]
+			if !c.seen && !strings.Contains(last.Detail, errEngine.Error()) || c.seen && strings.Contains(last.Detail, "docker") {
+				t.Errorf("the record says %+v", last)
+			}
+		})
+	}
+}
+
+// TestSlowProbeHasTheLastWord: what bounds the wait for a fault does not cut the probe short that began in time.
+func TestSlowProbeHasTheLastWord(t *testing.T) {
+	for name, there := range map[string]bool{"in force": true, "not in force": false} {
+		i, _ := newInjector(newFake(3))
+		i.Limits.Healed = time.Millisecond
+		f := &blind{Fault: faults.Kill("n2")}
+		f.probe = func(b *blind) (faults.Observation, error) {
+			if b.injected && !b.healed {
+				time.Sleep(2 * i.Limits.InForce) // as long as a busy engine takes
+			}
+			return faults.Observation{InForce: there && b.injected && !b.healed, Detail: name}, nil
+		}
+		err := i.Inject(t.Context(), f)
+		if (err == nil) != there || err != nil && !faults.Seen(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSeen(t *testing.T) {
+	stage := &faults.StageError{Fault: "kill[n2]", Err: faults.ErrNotInForce}
+	other := &faults.StageError{Fault: "kill[n2]", Err: faults.ErrNotHealed}
+	for name, c := range map[string]struct {
+		err  error
+		seen bool
+	}{
+		"nothing":                       {nil, false},
+		"a probe's":                     {stage, true},
+		"two probes'":                   {errors.Join(stage, nil, errors.Join(other)), true},
+		"wrapped":                       {fmt.Errorf("strike: %w", stage), true},
+		"the harness's":                 {errEngine, false},
+		"a probe's and the harness's":   {errors.Join(stage, errEngine), false},
+		"what a probe should have seen": {fmt.Errorf("%w: %w", faults.ErrNotHealed, errEngine), false},
+	} {
+		if got := faults.Seen(c.err); got != c.seen {
+			t.Errorf("%s: %t", name, got)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (i *Injector) Run(ctx context.Context, f Fault, hold func(context.Context) 
 }
 
 // Inject makes sure that f is absent, injects it, waits until the probe sees it in force, and looks at a bystander.
-// The error is a [*StageError] where a probe has the last word.
+// The error is what probes saw where [Seen] says so, and else the harness's own.
 func (i *Injector) Inject(ctx context.Context, f Fault) error {
 	if err := i.absent(ctx, f); err != nil {
 		return err
@@ -140,12 +140,14 @@ func (i *Injector) absent(ctx context.Context, f Fault) error {
 func (i *Injector) awaitInForce(ctx context.Context, f Fault, began time.Time) error {
 	bound, cancel := context.WithTimeout(ctx, or(i.Limits.InForce, defaultInForce))
 	defer cancel()
-	o, err := i.poll(bound, f, func(o Observation) bool { return o.InForce })
-	if ctx.Err() != nil {
+	o, err := i.poll(ctx, bound.Done(), f, func(o Observation) bool { return o.InForce })
+	switch {
+	case ctx.Err() != nil:
 		return fmt.Errorf("wait until %s is in force: %w", f.Name(), ctx.Err())
-	}
-	if !o.InForce {
-		return errors.Join(notSeen(i.report, f, o, ErrNotInForce, time.Since(began)), err)
+	case err != nil:
+		return unknown(i.report, f, o, ErrNotInForce, err, time.Since(began))
+	case !o.InForce:
+		return notSeen(i.report, f, o, ErrNotInForce, time.Since(began))
 	}
 	i.setActive(f, true)
 	i.report(StageInForce, f, o, max(0, time.Since(began)-o.Ago))
@@ -210,12 +212,14 @@ func (i *Injector) heal(ctx context.Context, f Fault, report reporter) error {
 	report(StageHealing, f, Observation{Detail: "healing " + f.Name()}, 0)
 	began := time.Now()
 	if err := i.tryHeal(bound, f); err != nil {
-		err = fmt.Errorf("heal %s: %w", f.Name(), err)
-		return errors.Join(notSeen(report, f, Observation{Detail: err.Error()}, ErrNotHealed, time.Since(began)), err)
+		return unknown(report, f, Observation{}, ErrNotHealed, fmt.Errorf("heal: %w", err), time.Since(began))
 	}
-	o, err := i.poll(bound, f, gone)
-	if err != nil || !gone(o) {
-		return errors.Join(notSeen(report, f, o, ErrNotHealed, time.Since(began)), err)
+	o, err := i.poll(context.WithoutCancel(ctx), bound.Done(), f, gone)
+	switch {
+	case err != nil:
+		return unknown(report, f, o, ErrNotHealed, err, time.Since(began))
+	case !gone(o):
+		return notSeen(report, f, o, ErrNotHealed, time.Since(began))
 	}
 	report(StageHealed, f, o, time.Since(began))
 	return nil
@@ -249,27 +253,24 @@ func hopeless(err error) bool {
 	return errors.Is(err, ErrUnscoped) || errors.Is(err, ErrUnknownNode) || errors.Is(err, ErrUnsupported)
 }
 
-// poll probes until the wanted observation or the end of ctx. A probe that fails is tried again; its error comes back only if no later
-// probe succeeded.
-func (i *Injector) poll(ctx context.Context, f Fault, wanted func(Observation) bool) (Observation, error) {
+// poll probes until the wanted observation, the end of ctx, or over, which cuts no probe short: the last one has the last word. The error is that of the
+// last probe: where it failed, nobody knows whether what was seen before is still so.
+func (i *Injector) poll(ctx context.Context, over <-chan struct{}, f Fault, wanted func(Observation) bool) (Observation, error) {
 	pause := or(i.Limits.Poll, defaultPoll)
 	t := time.NewTimer(pause)
 	defer t.Stop()
 	var last Observation
-	var lastErr error
 	for {
 		o, err := i.probe(ctx, f)
 		switch {
 		case err == nil && wanted(o):
 			return o, nil
 		case err == nil:
-			last, lastErr = o, nil
-		case ctx.Err() == nil || last.Detail == "": // a probe that the bound cut short says less than the one before
-			lastErr = err
+			last = o
 		}
 		select {
-		case <-ctx.Done():
-			return last, lastErr
+		case <-over: // also when ctx ends, of which it comes
+			return last, err
 		case <-t.C:
 		}
 		pause = max(pause, min(2*pause, maxPoll))
@@ -294,6 +295,18 @@ func notSeen(report reporter, f Fault, o Observation, err error, took time.Durat
 	seen.Detail = fmt.Sprintf("%v: %s", err, o.Detail)
 	report(StageNotSeen, f, seen, took)
 	return &StageError{Fault: f.Name(), Last: o, Err: err}
+}
+
+// unknown notes that nothing was seen, as notSeen does, and why: the harness could not look, or not do what it should. That says nothing of the fault, and the
+// error is no [*StageError].
+func unknown(report reporter, f Fault, last Observation, what, why error, took time.Duration) error {
+	seen := last
+	seen.Detail = fmt.Sprintf("%v: nobody could tell: %v", what, why)
+	if last.Detail != "" {
+		seen.Detail += "; seen before: " + last.Detail
+	}
+	report(StageNotSeen, f, seen, took)
+	return fmt.Errorf("%s: %w: %w", f.Name(), what, why)
 }
 
 func (i *Injector) report(stage string, f Fault, o Observation, took time.Duration) {

@@ -219,6 +219,71 @@ func TestFaultIsHealedWhenAStepFails(t *testing.T) {
 	}
 }
 
+// blind is a fault that does nothing, and whose probe says what the test wants after the injection, and after healing.
+type blind struct {
+	faults.Fault
+
+	after, healed func() (faults.Observation, error)
+	injects       int
+	heals         int
+}
+
+func (b *blind) Inject(context.Context, cluster.Cluster) error { b.injects++; return nil }
+func (b *blind) Heal(context.Context, cluster.Cluster) error   { b.heals++; return nil }
+func (b *blind) InForce(context.Context, cluster.Cluster) (faults.Observation, error) {
+	switch {
+	case b.heals > 0:
+		return b.healed()
+	case b.injects > 0:
+		return b.after()
+	}
+	return faults.Observation{Detail: "not here"}, nil
+}
+
+// TestProbeThatFails: an engine that does not answer says nothing of a cluster, and a probe that sees no fault does.
+func TestProbeThatFails(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	here := func() (faults.Observation, error) { return faults.Observation{InForce: true, Detail: "here"}, nil }
+	none := func() (faults.Observation, error) { return faults.Observation{Detail: "not here"}, nil }
+	broken := func() (faults.Observation, error) { return faults.Observation{}, errBroken }
+	for name, c := range map[string]struct {
+		after, healed func() (faults.Observation, error)
+		code          string // of the claim that fails; "" for a harness that failed
+	}{
+		"all is seen":                 {here, none, "none"},
+		"in force, nobody can tell":   {broken, none, ""},
+		"gone, nobody can tell":       {here, broken, ""},
+		"not in force":                {none, none, check.CodeNotInForce},
+		"not gone":                    {here, here, check.CodeNotHealed},
+		"not in force, nor asked yet": {none, broken, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			verb := func(ids ...cluster.NodeID) faults.Fault {
+				return &blind{Fault: faults.Kill(ids...), after: c.after, healed: c.healed}
+			}
+			s := told(startAll(), step("hurry", func(_ context.Context, r *Run) error {
+				r.injector.Limits = faults.Limits{InForce: soon, Healed: soon}
+				return nil
+			}), inject("blind", verb, faults.Named("n2")), heal("blind"))
+			s.Claims = func(*Run) []reports.Claim { return []reports.Claim{faultsInForce(1)} }
+			e := executed(t.Context(), t, s, &fakeBackend{t: t})
+			switch {
+			case c.code == "":
+				e.inconclusive(t, "the disk is on fire")
+				if !slices.ContainsFunc(e.Faults, func(f reports.FaultRun) bool { return strings.Contains(f.NotSeen, "the disk is on fire") }) {
+					t.Errorf("the record says nothing of it: %+v", e.Faults)
+				}
+			case len(e.Evidence.Errors) > 0:
+				t.Errorf("errors: %q", e.Evidence.Errors)
+			case c.code != "none" && (e.Status != reports.StatusFail || e.Claims[0].Result.Code != c.code):
+				t.Errorf("the status is %s, %s (%s), want %s", e.Status, e.Claims[0].Result.Code, e.Why, c.code)
+			case c.code == "none" && e.Claims[0].Result.Verdict != check.Pass:
+				t.Errorf("the claim: %+v", e.Claims[0].Result)
+			}
+		})
+	}
+}
+
 func TestWorkloadsAreClosed(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	burn := step("burn", func(context.Context, *Run) error { return errBroken })

@@ -58,16 +58,10 @@ func (r *Run) injectFault(ctx context.Context, name string, f faults.Fault) erro
 		return nil
 	}
 	r.forget(name) // the injector has healed what it could not put in force
-	if seenByProbe(err) {
+	if faults.Seen(err) {
 		return fmt.Errorf("%w: %w", errGiveUp, err) // the record shows it, and the claim about faults judges it
 	}
 	return err
-}
-
-// seenByProbe tells errors in which a probe had the last word from those of the harness.
-func seenByProbe(err error) bool {
-	var se *faults.StageError
-	return errors.As(err, &se)
 }
 
 func (r *Run) forget(name string) {
@@ -91,7 +85,7 @@ func (r *Run) heal(ctx context.Context, name string) error {
 	err := r.injector.Heal(ctx, a.f)
 	r.forget(name)
 	r.setLastStart()
-	if seenByProbe(err) {
+	if faults.Seen(err) {
 		return fmt.Errorf("%w: %w", errGiveUp, err)
 	}
 	return err
