@@ -26,11 +26,10 @@ import (
 )
 
 const (
-	apiName        = "unibus"
-	apiVersion     = "1.0.0"
-	apiTimeout     = 2 * time.Second // for everything that one request needs
-	apiConcurrency = 128             // requests at once; more are refused
-	listReaders    = 16
+	apiName     = "unibus"
+	apiVersion  = "1.0.0"
+	apiTimeout  = 2 * time.Second // for everything that one request needs
+	listReaders = 16
 
 	// A write that is under way on the same setting makes JetStream refuse a conditional one before anything is stored. That is
 	// neither a conflict nor an outage: it is over within milliseconds.
@@ -72,7 +71,7 @@ type api struct {
 	wantSet  func(n int) // the cluster-wide number of replicas was recorded
 	wrote    func()      // a setting was changed: there is something to audit
 	count    func(endpoint, code string, took time.Duration)
-	slots    chan struct{}
+	slots    *requestSlots
 	trail    *auditor
 	keys     keySlots // of the settings
 }
@@ -133,7 +132,7 @@ func (a *api) endpoints() []endpoint {
 
 // serve registers the service; it answers until the returned service is stopped.
 func (a *api) serve(ctx context.Context, nc *nats.Conn) (micro.Service, error) {
-	a.slots = make(chan struct{}, apiConcurrency)
+	a.slots = newRequestSlots(a.node)
 	svc, err := micro.AddService(nc, micro.Config{
 		Name: apiName, Version: apiVersion, QueueGroup: apiName, Description: "unibus control API",
 		Metadata: map[string]string{"node": a.node},
@@ -155,35 +154,35 @@ func (a *api) serve(ctx context.Context, nc *nats.Conn) (micro.Service, error) {
 	return svc, nil
 }
 
-// dispatch answers each request on its own: one that waits for a quorum must not hold up the others.
+// dispatch answers each request on its own: one that waits for a quorum must not hold up the others. Who asks is known from this node's own memory,
+// so that it comes first and decides whose slot the request takes.
 func (a *api) dispatch(ctx context.Context, r micro.Request, name string, e endpoint) {
 	start := time.Now()
-	select {
-	case a.slots <- struct{}{}:
-	default:
-		a.answer(r, name, start, nil, control.Errorf(control.Unavailable, "node %s is busy with %d other requests", a.node, apiConcurrency))
+	who, err := a.authorized(nats.Header(r.Headers()), e.need)
+	var leave func()
+	if err == nil {
+		leave, err = a.slots.take(who)
+	}
+	if err != nil {
+		a.answer(r, name, start, nil, err)
 		return
 	}
 	go func() {
-		defer func() { <-a.slots }()
+		defer leave()
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		resp, err := a.authorized(ctx, r, e)
+		resp, err := e.handle(ctx, who, r.Data())
 		a.answer(r, name, start, resp, err)
 	}()
 }
 
 // authorized checks every call: the permissions that a connection was given when it was opened are only the first line.
-func (a *api) authorized(ctx context.Context, r micro.Request, e endpoint) (any, error) {
-	key, err := callerKey(nats.Header(r.Headers()))
+func (a *api) authorized(h nats.Header, n need) (caller, error) {
+	key, err := callerKey(h)
 	if err != nil {
-		return nil, control.Errorf(control.Denied, "the caller is not known: %v", err)
+		return caller{}, control.Errorf(control.Denied, "the caller is not known: %v", err)
 	}
-	who, err := a.still(caller{key: key, need: e.need})
-	if err != nil {
-		return nil, err
-	}
-	return e.handle(ctx, who, r.Data())
+	return a.still(caller{key: key, need: n})
 }
 
 // still looks up who asks as of now. A request may wait for others, and lose races: what it may is looked at again at each decision.
@@ -255,13 +254,7 @@ func (a *api) answer(r micro.Request, name string, start time.Time, resp any, er
 func (a *api) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	for range cap(a.slots) {
-		select {
-		case a.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-	}
+	a.slots.fill(ctx.Done())
 }
 
 // oneLine keeps a message within a header.

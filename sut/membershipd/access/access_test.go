@@ -289,6 +289,10 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	}
 	for _, k := range keys {
 		a, errA := x.Login(k)
+		name, level, err := x.Caller(k)
+		if name != a.Name || level != a.Control || (err == nil) != (errA == nil) {
+			t.Errorf("%s: a caller %q with %q, %v; a login %q with %q, %v", k, name, level, err, a.Name, a.Control, errA)
+		}
 		b, errB := y.Login(k)
 		if !reflect.DeepEqual(a, b) || (errA == nil) != (errB == nil) {
 			t.Fatalf("%s: %+v %v, %+v %v", k, a, errA, b, errB)

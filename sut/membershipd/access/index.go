@@ -344,19 +344,39 @@ func setOrDelete(m map[string]map[string]string, a, b, level string) {
 func (x *Index) Login(key string) (Login, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	u, ok := x.keys[key]
-	if !ok {
-		return Login{}, ErrUnknown
-	}
-	if u.Disabled {
-		return Login{}, fmt.Errorf("%s: %w", u.Name, ErrDisabled)
-	}
-	r, ok := x.roles[u.Role]
-	if !ok {
-		return Login{}, fmt.Errorf("%s: %w: %q", u.Name, ErrNoRole, u.Role)
+	u, r, err := x.enabled(key)
+	if err != nil {
+		return Login{}, err
 	}
 	p := userPermissions(u.User, r.permissions, x.memberships(u.Name))
 	return Login{Name: u.Name, Role: u.Role, Permissions: p, Fingerprint: p.Fingerprint(), Admin: u.Role == RoleAdmin, Control: r.Control}, nil
+}
+
+// Caller returns the name of the key's owner, and what it may do with the control API: of [Index.Login] what takes no work.
+func (x *Index) Caller(key string) (name, control string, err error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	u, r, err := x.enabled(key)
+	if err != nil {
+		return "", "", err
+	}
+	return u.Name, r.Control, nil
+}
+
+// enabled is the user with that key, who may log in, and its role.
+func (x *Index) enabled(key string) (*user, *role, error) {
+	u, ok := x.keys[key]
+	if !ok {
+		return nil, nil, ErrUnknown
+	}
+	if u.Disabled {
+		return nil, nil, fmt.Errorf("%s: %w", u.Name, ErrDisabled)
+	}
+	r, ok := x.roles[u.Role]
+	if !ok {
+		return nil, nil, fmt.Errorf("%s: %w: %q", u.Name, ErrNoRole, u.Role)
+	}
+	return u, r, nil
 }
 
 // memberships are the user's rooms in order of their names.
