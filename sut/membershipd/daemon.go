@@ -34,10 +34,11 @@ const (
 	internalReconnect = 50 * time.Millisecond
 	watchInterval     = 200 * time.Millisecond // between two looks whether JetStream still runs
 	stopGrace         = 3 * time.Second        // beyond the lame duck, before the server is shut down without more ado
+	taskGrace         = 5 * time.Second        // in which everything else has to end
 )
 
-// ErrDiskLost ends a daemon whose disk has failed to sync: what the kernel had not written by then is lost, and says nothing. The next start reads what there is,
-// as soon as the disk takes writes again.
+// ErrDiskLost ends a daemon whose disk has failed to sync: what the kernel had not written by then is lost, and says nothing. So does a disk that hangs: what
+// waits for it holds up everything else sooner or later. The next start reads what there is, as soon as the disk takes writes again.
 var ErrDiskLost = errors.New("the disk lost writes")
 
 // ErrJetStreamLost ends a daemon whose embedded server has disabled JetStream, for example because the disk is full.
@@ -67,6 +68,8 @@ type Daemon struct {
 	stopping atomic.Bool
 	meeting  atomic.Pointer[rendezvous] // while the node waits for all others before its first start
 	running  atomic.Pointer[node]
+
+	left []<-chan struct{} // tasks that did not end in time, used by Run alone
 }
 
 // node is what exists only once the embedded server runs.
@@ -107,7 +110,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer release() //nolint:errcheck // the process ends
+	defer func() { d.release(release) }()
 	secrets, err := d.loadSecrets()
 	if err != nil {
 		return err
@@ -119,7 +122,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.users.load(); err != nil {
 		return err
 	}
-	defer d.users.shut()
 	stopHTTP, err := d.listenHTTP(ctx)
 	if err != nil {
 		return err
@@ -127,7 +129,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stopHTTP()
 	life, stop := context.WithCancel(context.WithoutCancel(ctx)) // goes on while clients are moved away
 	var tasks sync.WaitGroup
-	defer tasks.Wait()
+	defer d.await(&tasks)
 	defer stop()
 	last, err := lastAlive(d.cfg.DataDir) // before the probe of the disk
 	if err != nil {
@@ -149,6 +151,39 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	return d.runServer(ctx, life, secrets)
+}
+
+// await waits until the tasks have ended, but not for ever: one of them may be at a disk that hangs.
+func (d *Daemon) await(tasks *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() {
+		tasks.Wait()
+		close(done)
+	}()
+	t := time.NewTimer(taskGrace)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		d.log.Warn("not everything ended in time: the disk may hang")
+		d.left = append(d.left, done)
+	}
+}
+
+// release gives the data directory up, once nothing of this daemon can write there any more.
+func (d *Daemon) release(directory func() error) {
+	left := d.left
+	end := func() {
+		for _, done := range left {
+			<-done
+		}
+		_ = directory() // the process ends
+	}
+	if len(left) > 0 {
+		go end()
+		return
+	}
+	end()
 }
 
 // meet waits for the other nodes if this is the first start. It returns false when ctx ended first, or with an error.
@@ -314,7 +349,7 @@ func (d *Daemon) runControlPlane(ctx, life context.Context, srv *server.Server, 
 		err = errors.Join(err, stopAPI()) // the other nodes answer the control API from now on
 	}
 	stop()
-	tasks.Wait()
+	d.await(&tasks)
 	nc.Close()
 	sys.Close()
 	if err != nil {
@@ -365,6 +400,7 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 			f.hint(r[b])
 		}
 	})
+	tasks.Go(func() { d.users.keep(ctx, nc) })
 	tasks.Go(func() { d.failOn(d.users.tend(ctx, nc, func(cid uint64) bool { return srv.GetClient(cid) != nil })) })
 	sub, err := nc.Subscribe(subjectAudit, func(*nats.Msg) { n.audit.kick() })
 	if err != nil {

@@ -17,6 +17,9 @@ const (
 	diskProbeFile     = "disk-probe" // in the data directory
 	diskProbeBytes    = 4096
 	diskProbeInterval = time.Second
+	// diskPatience is how many intervals one attempt may take before the disk is taken for one that hangs. It is far more than a slow disk needs. Intervals
+	// are counted, not seconds: those in which the process was stopped say nothing about the disk.
+	diskPatience = 30
 )
 
 var errSync = errors.New("sync")
@@ -24,19 +27,21 @@ var errSync = errors.New("sync")
 // diskProber writes and syncs a small file in the data directory, again and again. The embedded server does not always say that its disk fails: an fsync
 // that fails or hangs leaves a node that looks well, and acks what only the others have.
 type diskProber struct {
-	path   string
-	log    *slog.Logger
-	good   atomic.Pointer[time.Time] // when the last one that succeeded was begun
-	failed atomic.Pointer[error]     // of the last one that ended; nil if it succeeded
+	path     string
+	log      *slog.Logger
+	interval time.Duration
+	good     atomic.Pointer[time.Time] // when the last one that succeeded was begun
+	failed   atomic.Pointer[error]     // of the last one that ended; nil if it succeeded
+	waited   atomic.Int64              // intervals that the one which is under way has taken
 }
 
 func newDiskProber(dir string, log *slog.Logger) *diskProber {
-	return &diskProber{path: filepath.Join(dir, diskProbeFile), log: log}
+	return &diskProber{path: filepath.Join(dir, diskProbeFile), log: log, interval: diskProbeInterval}
 }
 
 // run goes on until ctx ends. It does not wait then for a disk that hangs.
 func (p *diskProber) run(ctx context.Context) {
-	t := time.NewTicker(diskProbeInterval)
+	t := time.NewTicker(p.interval)
 	defer t.Stop()
 	for {
 		done := make(chan struct{})
@@ -44,15 +49,30 @@ func (p *diskProber) run(ctx context.Context) {
 			defer close(done)
 			p.attempt()
 		}()
-		select {
-		case <-ctx.Done():
+		if !p.outlast(ctx, done) {
 			return
-		case <-done:
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		}
+	}
+}
+
+// outlast waits for an attempt, and counts for how long. It returns false when ctx ended first.
+func (p *diskProber) outlast(ctx context.Context, done <-chan struct{}) bool {
+	t := time.NewTicker(p.interval)
+	defer t.Stop()
+	defer p.waited.Store(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-done:
+			return true
+		case <-t.C:
+			p.waited.Add(1)
 		}
 	}
 }
@@ -106,8 +126,11 @@ func (p *diskProber) wait(ctx context.Context) bool {
 	return true
 }
 
-// lost is the error of the last attempt, if that was one to sync.
+// lost is the error of the last attempt, if that was one to sync, or that the one which is under way does not end.
 func (p *diskProber) lost() error {
+	if n := p.waited.Load(); n >= diskPatience {
+		return fmt.Errorf("%w: it hangs, nothing was synced for %s", ErrDiskLost, time.Duration(n)*p.interval)
+	}
 	if err := p.failed.Load(); err != nil && errors.Is(*err, errSync) {
 		return fmt.Errorf("%w: %w", ErrDiskLost, *err)
 	}

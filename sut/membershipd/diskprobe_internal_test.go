@@ -94,12 +94,22 @@ func TestDiskProbeThatHangs(t *testing.T) {
 	if err := syscall.Mkfifo(p.path, 0o600); err != nil { // opening it waits for a reader
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	p.run(ctx)
+	p.interval = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.run(ctx)
+	}()
+	untilTrue(t, "the disk is given up", func() bool { return p.lost() != nil })
+	if err := p.lost(); !errors.Is(err, ErrDiskLost) {
+		t.Errorf("of a disk that hangs: %v", err)
+	}
 	if age, failed := p.facts(); age != health.Never || failed != "" {
 		t.Errorf("of a disk that hangs: %v, %q", age, failed)
 	}
+	cancel()
+	<-ended
 	r, err := os.Open(p.path) // lets it go
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ const (
 	followReconcile = time.Second             // between two looks whether the stream has more than was delivered
 	followHint      = 15 * time.Millisecond   // that the consumer gets to deliver what others say is written
 	followIdle      = 10 * time.Second        // after which an abandoned consumer removes itself
-	followBatch     = 1024                    // records that are applied, and flushed to disk, at once
+	followBatch     = 1024                    // records that are applied at once
 	followQueue     = 4096                    // messages that are taken before the consumer has to wait
 	followRetryMin  = 100 * time.Millisecond  //
 	followRetryMax  = 1 * time.Second         //
@@ -189,10 +189,7 @@ func (f *follower) replace(ctx context.Context) error {
 		}
 		all = append(all, batch...)
 	}
-	if err := f.plane.replace(f.bucket, createdOf(info), last, all); err != nil {
-		f.log.Error("the users cannot be written to disk", "error", err)
-	}
-	f.plane.announce(f.js.nc, access.Revisions{})
+	f.plane.replace(f.bucket, createdOf(info), last, all)
 	return nil
 }
 
@@ -211,7 +208,7 @@ func (f *follower) pump(ctx context.Context, c *consumer) error {
 			if err != nil {
 				return err
 			}
-			f.apply(batch)
+			f.plane.apply(batch)
 			if c.pending == 0 && !f.plane.isSynced(f.bucket) { // later only what the leader says counts: a consumer may live on a node that is cut off
 				f.plane.caughtUp(f.bucket, c.made)
 			}
@@ -230,17 +227,6 @@ func (f *follower) pump(ctx context.Context, c *consumer) error {
 			}
 		}
 	}
-}
-
-// apply puts records in force and tells the other nodes.
-func (f *follower) apply(batch []access.Record) {
-	if len(batch) == 0 {
-		return
-	}
-	if err := f.plane.apply(batch); err != nil {
-		f.log.Error("a change of users is in force, but not on this node's disk", "error", err)
-	}
-	f.plane.announce(f.js.nc, access.Revisions{})
 }
 
 // reconcile compares with the stream's leader. A stream that is not the one it was ends the consumer.
@@ -270,7 +256,7 @@ func (f *follower) fetch(ctx context.Context) {
 		if err != nil || m.seq == 0 {
 			return
 		}
-		f.apply([]access.Record{f.record(m.subject, m.seq, m.header, m.data)})
+		f.plane.apply([]access.Record{f.record(m.subject, m.seq, m.header, m.data)})
 	}
 }
 

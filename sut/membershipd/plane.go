@@ -28,13 +28,17 @@ const (
 	confirmInterval  = 10 * time.Second // between two notes on disk of how fresh the index is
 	clockTolerance   = time.Minute      // by which a note on disk may be in the future
 	saveRetry        = 5 * time.Second
+	waitingRecords   = 1 << 17 // that wait for the journal; with more, a snapshot is written instead
 )
 
 // accessPlane holds who may do what on this node, and keeps it up to the buckets.
 //
-//	bucket -> follower -> journal (flushed) -> index -> connections that lost rights are closed -> "applied" is told to the other nodes
-//	                                             ^
-//	             authenticator (every connect) --+-- control API (every call)
+//	bucket -> follower -> index -> connections that lost rights are closed
+//	                        |  ^
+//	                        |  +-- authenticator (every connect), control API (every call)
+//	                        +----> journal (flushed) -> "applied" is told to the other nodes
+//
+// Only one goroutine, keep, waits for the disk. On a disk that hangs a change is in force and is never told as applied.
 type accessPlane struct {
 	log      *slog.Logger
 	node     string
@@ -48,12 +52,19 @@ type accessPlane struct {
 	rewinds  atomic.Uint64
 	applied  *appliedRevisions
 
-	mu      sync.Mutex // one applies at a time, so that journal and index have the same order
-	store   *access.Store
+	mu      sync.Mutex // one applies at a time, so that journal and index have the same order; it is never held over the disk's work
 	lineage access.Lineage
-	saved   bool // the disk has everything that the index has
 	synced  [access.NumBuckets]bool
-	tried   time.Time // the last attempt to save
+	waiting []access.Record  // in force, and not in the journal yet
+	saved   bool             // the disk has everything that the index has, but for what waits
+	ondisk  access.Revisions // what it has, while saved
+	saving  bool             // a snapshot is being written
+	due     bool             // one is to be written
+	renewed uint64           // times that something happened which only a snapshot that is begun later can tell
+	tried   time.Time        // the last attempt to save
+
+	store     *access.Store // used by load, then by keep
+	unwritten chan struct{} // there is something for keep to do
 
 	confirmed [access.NumBuckets]atomic.Pointer[time.Time] // when each bucket was last known to have nothing newer
 	noted     time.Time                                    // what the disk says of an earlier process's confirmation
@@ -62,7 +73,7 @@ type accessPlane struct {
 func newAccessPlane(c Config, log *slog.Logger) *accessPlane {
 	return &accessPlane{
 		log: log, node: c.Name, enforce: c.Enforce, maxStale: c.AuthMaxStaleness, index: access.NewIndex(), sessions: newSessions(),
-		store: access.NewStore(c.accessDir()), applied: newAppliedRevisions(),
+		store: access.NewStore(c.accessDir()), unwritten: make(chan struct{}, 1), applied: newAppliedRevisions(),
 	}
 }
 
@@ -80,56 +91,130 @@ func (p *accessPlane) load() error {
 	}
 	p.index, p.lineage, p.saved, p.noted = x, p.store.Lineage(), p.store.Ready(), p.store.Confirmed()
 	if p.saved {
+		p.ondisk, _ = x.Revisions()
 		p.log.Info("users loaded from disk", "users", x.Stats().Users, "took", time.Since(start).Round(time.Millisecond))
 	}
 	return nil
 }
 
-// apply makes records durable and in force. It returns what went wrong with the disk; they are in force all the same.
-func (p *accessPlane) apply(records []access.Record) error {
+// apply puts records in force. keep brings them to the disk.
+func (p *accessPlane) apply(records []access.Record) {
+	if len(records) == 0 {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := p.persist(records)
 	p.enact(p.index.Apply(records...))
-	if err == nil && p.saved && p.store.WantsSave(p.index) {
-		err = p.save()
+	if !p.saved && !p.saving {
+		return // the first snapshot will have them
 	}
-	return err
-}
-
-func (p *accessPlane) persist(records []access.Record) error {
-	if !p.saved {
-		return nil // the first snapshot will have it
+	p.waiting = append(p.waiting, records...)
+	if len(p.waiting) > waitingRecords {
+		p.renew()
 	}
-	if mutant.Planted == mutant.DiskKeepsDisabled {
-		records = slices.DeleteFunc(slices.Clone(records), func(r access.Record) bool { return bytes.Contains(r.Value, []byte(`"disabled":true`)) })
-	}
-	err := p.store.Append(records)
-	if err != nil {
-		p.saved = false
-	}
-	return err
-}
-
-func (p *accessPlane) save() error {
-	p.tried = time.Now()
-	if err := p.store.Save(p.index, p.lineage); err != nil {
-		p.saved = false
-		return err
-	}
-	p.saved = true
-	return nil
+	p.signal()
 }
 
 // replace makes those records all there is in the bucket, which is not the one that it was, or lost its end.
-func (p *accessPlane) replace(b access.Bucket, created string, last uint64, records []access.Record) error {
+func (p *accessPlane) replace(b access.Bucket, created string, last uint64, records []access.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.index.Replace(b, last, records)
 	p.lineage[b] = created
-	err := p.save()
 	p.recheck(p.sessions.list())
-	return err
+	p.renew()
+	p.signal()
+}
+
+// renew makes a snapshot what is next written: the journal cannot tell what happened.
+func (p *accessPlane) renew() {
+	p.saved, p.due, p.waiting = false, true, nil
+	p.renewed++
+}
+
+func (p *accessPlane) signal() {
+	select {
+	case p.unwritten <- struct{}{}:
+	default:
+	}
+}
+
+// keep brings to the disk what is in force, and tells the other nodes, until ctx ends. Nothing else waits for it.
+func (p *accessPlane) keep(ctx context.Context, nc *nats.Conn) {
+	confirm := time.NewTicker(confirmInterval)
+	defer confirm.Stop()
+	defer p.store.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			p.note()
+			return
+		case <-confirm.C:
+			p.note()
+		case <-p.unwritten:
+			p.write()
+			p.applied.wake()
+			p.announce(nc, access.Revisions{})
+		}
+	}
+}
+
+// write brings the disk up to the index: by the journal, or by a snapshot.
+func (p *accessPlane) write() {
+	p.mu.Lock()
+	records, renewed, due, saved := p.waiting, p.renewed, p.due, p.saved
+	p.waiting = nil
+	p.mu.Unlock()
+	switch {
+	case due:
+		p.save()
+	case saved && len(records) > 0:
+		p.persist(records, renewed)
+	}
+}
+
+func (p *accessPlane) persist(records []access.Record, renewed uint64) {
+	kept := records
+	if mutant.Planted == mutant.DiskKeepsDisabled {
+		kept = slices.DeleteFunc(slices.Clone(records), func(r access.Record) bool { return bytes.Contains(r.Value, []byte(`"disabled":true`)) })
+	}
+	err := p.store.Append(kept)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil:
+		p.saved, p.waiting = false, nil
+		p.log.Error("a change of users is in force, but not on this node's disk", "error", err)
+	case p.renewed == renewed:
+		for _, r := range records {
+			p.ondisk[r.Bucket] = max(p.ondisk[r.Bucket], r.Revision)
+		}
+		if p.store.WantsSave(p.index) {
+			p.due = true
+			p.signal()
+		}
+	}
+}
+
+// save writes a snapshot. What is applied meanwhile waits for its journal, whether it is in the snapshot or not.
+func (p *accessPlane) save() {
+	p.mu.Lock()
+	p.due, p.saving, p.waiting, p.tried = false, true, nil, time.Now()
+	revisions, _ := p.index.Revisions()
+	lineage, renewed := p.lineage, p.renewed
+	p.mu.Unlock()
+	err := p.store.Save(p.index, lineage)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.saving, p.saved = false, err == nil && p.renewed == renewed
+	if p.saved {
+		p.ondisk = revisions
+	} else {
+		p.waiting = nil // the next one will have it
+	}
+	if err != nil {
+		p.log.Error("the users cannot be written to disk: after a restart without quorum this node will not know them", "error", err)
+	}
 }
 
 // bind notes which stream the bucket is, when nothing is known of it yet.
@@ -151,12 +236,11 @@ func (p *accessPlane) caughtUp(b access.Bucket, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.synced[b] = true
-	if p.saved || !p.allSynced() || time.Since(p.tried) < saveRetry {
+	if p.saved || p.saving || !p.allSynced() || time.Since(p.tried) < saveRetry {
 		return
 	}
-	if err := p.save(); err != nil {
-		p.log.Error("the users cannot be written to disk: after a restart without quorum this node will not know them", "error", err)
-	}
+	p.due = true
+	p.signal()
 }
 
 func (p *accessPlane) isSynced(b access.Bucket) bool {
@@ -188,8 +272,7 @@ func (p *accessPlane) durable() access.Revisions {
 	if !p.saved {
 		return access.Revisions{}
 	}
-	r, _ := p.index.Revisions()
-	return r
+	return p.ondisk
 }
 
 // enact closes the connections that have not the rights any more that they were opened with, or have more now: rights are given at the login.
@@ -272,22 +355,18 @@ func (p *accessPlane) tend(ctx context.Context, nc *nats.Conn, alive func(cid ui
 		return fmt.Errorf("listen for applied revisions: %w", err)
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // the connection is about to close
-	announce, sweep, confirm := time.NewTicker(announceInterval), time.NewTicker(sweepInterval), time.NewTicker(confirmInterval)
+	announce, sweep := time.NewTicker(announceInterval), time.NewTicker(sweepInterval)
 	defer announce.Stop()
 	defer sweep.Stop()
-	defer confirm.Stop()
 	p.announce(nc, access.Revisions{})
 	for {
 		select {
 		case <-ctx.Done():
-			p.note()
 			return nil
 		case <-announce.C:
 			p.announce(nc, access.Revisions{})
 		case <-sweep.C:
 			p.sweep(alive)
-		case <-confirm.C:
-			p.note()
 		}
 	}
 }
@@ -300,24 +379,19 @@ func (p *accessPlane) sweep(alive func(cid uint64) bool) {
 	}
 }
 
-// note keeps on disk how fresh the index is.
+// note keeps on disk how fresh the index is, once the disk has what the index had at that moment.
 func (p *accessPlane) note() {
+	age, now := p.age(), time.Now()
+	p.write()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	age := p.age()
-	if !p.saved || age < 0 {
+	saved := p.saved
+	p.mu.Unlock()
+	if !saved || age < 0 {
 		return
 	}
-	if err := p.store.Confirm(time.Now().Add(-age)); err != nil {
+	if err := p.store.Confirm(now.Add(-age)); err != nil {
 		p.log.Warn("note how fresh the users are", "error", err)
 	}
-}
-
-// shut ends the use of the disk.
-func (p *accessPlane) shut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.store.Close()
 }
 
 // applyNotice is what nodes tell each other: what they have applied, and what they know to be written.
@@ -361,10 +435,9 @@ func (a *appliedRevisions) hear(self string, body []byte) {
 	}
 	a.mu.Lock()
 	a.nodes[n.Node] = nodeApplied{at: time.Now(), key: n.Key, revision: n.Applied}
-	close(a.changed)
-	a.changed = make(chan struct{})
 	written := a.written
 	a.mu.Unlock()
+	a.wake()
 	if written == nil {
 		return
 	}
@@ -372,6 +445,14 @@ func (a *appliedRevisions) hear(self string, body []byte) {
 		n.Written[b] = max(n.Written[b], n.Applied[b])
 	}
 	written(n.Written)
+}
+
+// wake makes those who wait for a revision look again.
+func (a *appliedRevisions) wake() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
 // isNode says whether that is the key of another node's own identity. Nobody but nodes can tell it here.

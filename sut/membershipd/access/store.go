@@ -97,7 +97,7 @@ func (s *Store) journalPath(generation uint64) string {
 // Ready says whether Append can be called: something was loaded, or saved.
 func (s *Store) Ready() bool { return s.generation > 0 }
 
-// Append makes records durable, before they are applied to the index. After an error nothing more can be appended until the next Save.
+// Append makes records durable. Those that the snapshot has, too, do no harm. After an error nothing more can be appended until the next Save.
 func (s *Store) Append(records []Record) error {
 	if s.generation == 0 {
 		return errors.New("append to the journal: there is no snapshot yet")
