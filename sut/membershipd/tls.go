@@ -55,11 +55,12 @@ func (c Config) checkTLS() error {
 // certificates are those of a node: per listener what is in use now, while the files may change.
 //
 //	files --(poll, SIGHUP)--> read all -> check -> good: swapped in, holds for every handshake from then on
-//	                                            -> bad:  the last good ones stay in use; log, status and metric say why
+//	                                            -> bad:  the last good ones stay in use; log, status and metric say why, and a minute later the files are read again
 //
 // Connections that are open keep what they were made with.
 type certificates struct {
 	log       *slog.Logger
+	now       func() time.Time
 	listeners []*keyring // the configured ones
 }
 
@@ -72,11 +73,13 @@ type keyring struct {
 
 	current atomic.Pointer[material]
 	tried   fingerprint // of the files that were read last, good or bad
+	triedAt time.Time
 
 	mu       sync.Mutex
 	reloads  uint64
 	failures uint64
 	failure  string // why the files that are there now are not in use
+	cause    string // the same, without what changes from one attempt to the next
 }
 
 // material is what was read from one state of the files. It does not change.
@@ -92,7 +95,7 @@ type material struct {
 // newCertificates reads the files of all listeners. It returns an error where a later change of the files would only be reported: a node must
 // not start with certificates that nobody accepts.
 func newCertificates(c Config) (*certificates, error) {
-	cs := &certificates{log: c.logger().With("node", c.Name)}
+	cs := &certificates{log: c.logger().With("node", c.Name), now: time.Now}
 	if c.TLSCert != "" {
 		k := &keyring{listener: listenerClients, cert: c.TLSCert, key: c.TLSKey, ca: c.TLSCA}
 		if c.TLSClientAuth == TLSVerify {
@@ -107,7 +110,7 @@ func newCertificates(c Config) (*certificates, error) {
 	}
 	for _, k := range cs.listeners {
 		k.tried = k.look()
-		m, err := k.load(time.Now())
+		m, err := k.load(cs.now())
 		if err == nil {
 			err = cs.apart(k, m)
 		}

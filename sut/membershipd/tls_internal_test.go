@@ -699,3 +699,50 @@ func stat(t *testing.T, path string) os.FileInfo {
 	}
 	return info
 }
+
+// TestCertificatesThatAreTooEarly: files that could not be used because of this node's clock are read again. Until they can be used that is told once.
+func TestCertificatesThatAreTooEarly(t *testing.T) {
+	l := newLab(t)
+	c := l.config(0, threeRoutes(t))
+	var log lockedBuffer
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	cs, err := newCertificates(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := time.Now().Add(-time.Hour)
+	cs.now = func() time.Time { return clock }
+	seen := map[*keyring]fingerprint{}
+	want := func(when string, reloads, failures uint64) {
+		t.Helper()
+		for _, name := range tlsListenerNames {
+			cs.poll(seen) // the first look sees files, the second that they stay as they are
+			if s := cs.of(name).status(time.Now()); s.Reloads != reloads || s.ReloadFailures != failures || (s.ReloadError == "") != (reloads > 0) {
+				t.Errorf("%s, %s: %d reloads, %d failures, %q", when, name, s.Reloads, s.ReloadFailures, s.ReloadError)
+			}
+		}
+		if told := strings.Count(log.tail(), "keep the old ones"); told != int(failures)*len(tlsListenerNames) {
+			t.Errorf("%s: %d failures are in the log", when, told)
+		}
+	}
+	newClients, newRoutes := l.authority("new clients"), l.authority("new routes")
+	early := l.issue(newRoutes, pki.Request{NotBefore: clock.Add(-time.Hour)}) // what is too early is its authority; the error says what time it is
+	l.write(c, l.issue(newClients, pki.Request{Usage: pki.Server}), newClients.PEM(), early, newRoutes.PEM())
+	cs.poll(seen)
+	want("at first", 0, 1)
+	for range 3 {
+		clock = clock.Add(tlsRetry)
+		want("a minute later", 0, 1)
+	}
+	for _, k := range cs.listeners {
+		if !k.triedAt.Equal(clock) {
+			t.Errorf("%s was tried last at %s, and it is %s", k.listener, k.triedAt, clock)
+		}
+		cs.reload(k, "asked for")
+	}
+	want("when somebody asks for it", 0, 2)
+	clock = clock.Add(time.Hour)
+	want("when they are valid", 1, 2)
+	clock = clock.Add(tlsRetry)
+	want("afterwards", 1, 2)
+}

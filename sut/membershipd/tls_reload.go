@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"regexp"
 	"time"
 
 	"github.com/unibus/unibus/sut/membershipd/health"
@@ -15,6 +16,8 @@ const (
 	// tlsPoll is the time between two looks at the files. Changed files are read when they have stayed the same from one look to the next, so that
 	// a pair is not read while it is being written.
 	tlsPoll = time.Second
+	// tlsRetry is how long files that could not be used rest before they are read again: what was wrong may have been the time, or the disk.
+	tlsRetry = time.Minute
 	// tlsSoon is when a certificate that expires is worth a warning.
 	tlsSoon = 14 * 24 * time.Hour
 )
@@ -56,15 +59,33 @@ func (cs *certificates) watch(ctx context.Context, kicks <-chan struct{}) {
 				cs.log.Info("nothing to reload: there are no certificates")
 			}
 		case <-t.C:
-			for _, k := range cs.listeners {
-				now := k.look()
-				if now != k.tried && now == seen[k] {
-					cs.reload(k, "files changed")
-				}
-				seen[k] = now
-			}
+			cs.poll(seen)
 		}
 	}
+}
+
+// poll reads files that have changed and stay as they are, and from time to time those that could not be used. seen is what the last look has found.
+func (cs *certificates) poll(seen map[*keyring]fingerprint) {
+	for _, k := range cs.listeners {
+		now := k.look()
+		switch {
+		case now != seen[k]:
+		case now != k.tried:
+			cs.reload(k, "files changed")
+		case k.failed() && cs.now().Sub(k.triedAt) >= tlsRetry:
+			cs.reload(k, tryAgain)
+		}
+		seen[k] = now
+	}
+}
+
+// tryAgain is the reason for a reload that nobody asked for, of files that did not change.
+const tryAgain = "try again"
+
+func (k *keyring) failed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.failure != ""
 }
 
 // Reload makes the daemon read its certificates, keys and authorities again, as SIGHUP asks for. It does not wait. What cannot be used is
@@ -78,24 +99,34 @@ func (d *Daemon) Reload() {
 
 // reload puts what is in the files in force, or keeps what is.
 func (cs *certificates) reload(k *keyring, why string) {
-	k.tried = k.look()
-	m, err := k.load(time.Now())
+	k.tried, k.triedAt = k.look(), cs.now()
+	m, err := k.load(k.triedAt)
 	if err == nil {
 		err = cs.apart(k, m)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err != nil {
+		before := k.cause
+		k.failure, k.cause = err.Error(), causeOf(err)
+		if why == tryAgain && k.cause == before {
+			return
+		}
 		k.failures++
-		k.failure = err.Error()
 		cs.log.Error("the new certificates cannot be used: keep the old ones", "listener", k.listener, "why", why, "error", err, "not_after", k.current.Load().leaf.NotAfter)
 		return
 	}
 	k.reloads++
-	k.failure = ""
+	k.failure, k.cause = "", ""
 	k.current.Store(m)
 	cs.log.Info("certificates reloaded", "listener", k.listener, "why", why, "not_after", m.leaf.NotAfter, "serial", m.leaf.SerialNumber.Text(serialBase), "authorities", len(m.authorities))
 }
+
+// timeOfAttempt is what the standard library tells of certificates that are not valid yet, or not any more.
+var timeOfAttempt = regexp.MustCompile(`current time \S+`)
+
+// causeOf is an error's text without the time of the attempt.
+func causeOf(err error) string { return timeOfAttempt.ReplaceAllString(err.Error(), "") }
 
 // serialBase is the notation of serial numbers, as openssl has it.
 const serialBase = 16
