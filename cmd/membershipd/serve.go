@@ -85,7 +85,7 @@ func addServeFlags(c *cobra.Command, cfg *membershipd.Config, f *serveFlags) {
 	fl.StringVar(&cfg.ClusterAdvertise, "cluster-advertise", "", "`host:port` that the other nodes are told, if it is another one")
 	fl.StringVar(&cfg.HTTPListen, "http-listen", cfg.HTTPListen, "`host:port` for /livez /healthz /readyz /servez /statusz /metrics")
 	fl.StringVar(&cfg.MonitorListen, "monitor-listen", "", "`host:port` for nats-server's own monitoring, which has no authentication; empty for none")
-	fl.StringVar(&f.routes, "routes", "", "`host:port,...` of the routes of all nodes, this one included; their number is the size of the cluster")
+	fl.StringVar(&f.routes, "routes", "", "`host:port,...` of the routes of all nodes, this one included; their number is the size of the cluster: 3 to 7")
 	fl.StringVar(&cfg.Store, "store", cfg.Store, "where the control plane is kept: kv")
 	fl.IntVar(&cfg.Replicas, "replicas", cfg.Replicas, "replicas of the control plane's buckets; never scaled down")
 	fl.StringVar(&cfg.Sync, "sync", cfg.Sync, "when writes are flushed to disk: always, or a `duration`")

@@ -117,6 +117,22 @@ func TestRoomKeepsTheTrailWhole(t *testing.T) {
 	}
 }
 
+// TestRoomInEveryCluster: a setting can be written in a cluster of any size that is not refused.
+func TestRoomInEveryCluster(t *testing.T) {
+	js := oneServer(t, true)
+	a := testAuditor(js, slog.New(slog.DiscardHandler), func() {})
+	for size := minClusterSize; size <= maxClusterSize; size++ {
+		ctx, cancel := context.WithTimeout(t.Context(), soonest)
+		if err := a.room(ctx, BucketSettings, "new", historyOf(BucketSettings)-size*writesPerKey); err != nil {
+			t.Errorf("%d nodes: %v", size, err)
+		}
+		cancel()
+	}
+	if historyOf(BucketSettings)-(maxClusterSize+1)*writesPerKey > 0 {
+		t.Error("larger clusters are refused for nothing")
+	}
+}
+
 // TestNoRoomWithoutTrail: a key is refused more changes than its history holds, other keys are not, and all is well again when there is a trail.
 func TestNoRoomWithoutTrail(t *testing.T) {
 	js := oneServer(t, false)

@@ -145,10 +145,13 @@ func (c Config) checkAddresses() error {
 	return nil
 }
 
+// maxClusterSize is what the settings allow: a key's history has room for the writes that are under way on all nodes, and one more (see settingRoom).
+const maxClusterSize = 7
+
 func (c Config) checkCluster() error {
-	if len(c.Routes) < minClusterSize {
-		return fmt.Errorf("--routes lists %d nodes: it must list all nodes of the cluster, this one included, and a cluster has at least %d",
-			len(c.Routes), minClusterSize)
+	if len(c.Routes) < minClusterSize || len(c.Routes) > maxClusterSize {
+		return fmt.Errorf("--routes lists %d nodes: it must list all nodes of the cluster, this one included, and a cluster has at least %d and at most %d",
+			len(c.Routes), minClusterSize, maxClusterSize)
 	}
 	seen := map[string]bool{}
 	for _, r := range c.Routes {

@@ -2,6 +2,7 @@ package membershipd_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,9 +16,23 @@ func validConfig() membershipd.Config {
 	return c
 }
 
+// routesOf lists as many nodes.
+func routesOf(nodes int) (all []string) {
+	for i := range nodes {
+		all = append(all, fmt.Sprintf("n%d:6222", i+1))
+	}
+	return all
+}
+
 func TestConfigCheck(t *testing.T) {
 	if err := validConfig().Check(); err != nil {
 		t.Fatalf("the valid one is refused: %v", err)
+	}
+	for nodes := 3; nodes <= 7; nodes++ {
+		c := validConfig()
+		if c.Routes = routesOf(nodes); c.Check() != nil {
+			t.Errorf("%d nodes: %v", nodes, c.Check())
+		}
 	}
 	for _, tc := range []struct {
 		name   string
@@ -34,6 +49,7 @@ func TestConfigCheck(t *testing.T) {
 		{"bad monitor address", func(c *membershipd.Config) { c.MonitorListen = "x" }, "--monitor-listen"},
 		{"no routes", func(c *membershipd.Config) { c.Routes = nil }, "at least 3"},
 		{"two nodes", func(c *membershipd.Config) { c.Routes = c.Routes[:2] }, "at least 3"},
+		{"eight nodes", func(c *membershipd.Config) { c.Routes = routesOf(8) }, "--routes lists 8 nodes"},
 		{"a node twice", func(c *membershipd.Config) { c.Routes[2] = c.Routes[0] }, "twice"},
 		{"route without port", func(c *membershipd.Config) { c.Routes[2] = "n3" }, "not host:port"},
 		{"two replicas", func(c *membershipd.Config) { c.Replicas = 2 }, "want 1, 3 or 5"},
