@@ -74,6 +74,7 @@ type api struct {
 	slots    *requestSlots
 	trail    *auditor
 	keys     keySlots // of the settings
+	fills    fills
 }
 
 type handler func(ctx context.Context, who caller, data []byte) (any, error)
@@ -293,6 +294,9 @@ func (a *api) put(ctx context.Context, who caller, data []byte) (any, error) {
 	if req.Expect != nil && mutant.Planted != mutant.CASIgnored {
 		expect = &expectation{seq: *req.Expect}
 	}
+	if err := a.admits(BucketSettings, newMsg(keySubject(BucketSettings, req.Name), who.headers("settings.put", a.node), []byte(req.Value), nil)); err != nil {
+		return nil, err
+	}
 	rev, err := a.write(ctx, who, "settings.put", req.Name, req.Value, expect)
 	if err != nil {
 		return nil, err
@@ -324,6 +328,9 @@ func (a *api) write(ctx context.Context, who caller, what, name, value string, e
 	seq, err := a.publishWhenIdle(ctx, keySubject(BucketSettings, name), header, []byte(value), expect, again)
 	if hasCode(err, codeWrongSequence) {
 		seq, err = a.refused(ctx, name, id, expect.seq)
+	}
+	if isFull(err) {
+		seq, err = a.noRoomForSetting(ctx, name, id)
 	}
 	var typed *control.Error
 	switch {

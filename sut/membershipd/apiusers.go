@@ -100,7 +100,7 @@ func (a *api) planAdd(req control.UserAddRequest, before *batch) (plan, error) {
 		}
 	}
 	u := access.User{Schema: access.Schema, Name: req.Name, Key: req.Key, Role: req.Role, Created: time.Now().UTC()}
-	return plan{key: u.Name, record: u}, nil
+	return plan{key: u.Name, record: u, adds: true}, nil
 }
 
 func (a *api) keyIsFree(key, name string) error {
@@ -163,7 +163,7 @@ func (a *api) importPart(ctx context.Context, who caller, users []control.UserAd
 		revision := revisions[access.Users]
 		now, err := a.still(who)
 		if err != nil {
-			if _, err := a.denied(ctx, access.Users, before, err); err != nil {
+			if _, err := a.notDone(ctx, access.Users, before, err); err != nil {
 				return 0, err
 			}
 			return 0, control.Errorf(control.Unknown, "the caller may not do this any more, and some of it was done before")
@@ -204,6 +204,10 @@ func (a *api) importPart(ctx context.Context, who caller, users []control.UserAd
 		case hasCode(err, codeWrongSequence, codeInProcess):
 			return doneUpTo(ends, written), nil // somebody else came between: the rest is planned anew
 		}
+		if isFull(err) {
+			_, err = a.noRoom(ctx, access.Users, attempt{m: msgs[written], revision: revision + uint64(written)})
+			return doneUpTo(ends, written), err // without an error the rest is planned anew
+		}
 		return doneUpTo(ends, written), a.writeFailed(access.Users, err)
 	}
 }
@@ -222,6 +226,9 @@ func (a *api) planImport(who caller, users []control.UserAddRequest, revision ui
 		if !p.unchanged {
 			m, err := a.message(who, "users.import", access.Users, p, revision+uint64(len(msgs)))
 			if err != nil {
+				return msgs, ends, err
+			}
+			if err := a.admits(BucketUsers, m); err != nil {
 				return msgs, ends, err
 			}
 			msgs = append(msgs, m)
@@ -424,7 +431,7 @@ func (a *api) rolePut(ctx context.Context, who caller, data []byte) (any, error)
 		if exists && reflect.DeepEqual(old.Role, r) {
 			return plan{unchanged: true, revision: old.Revision}, nil
 		}
-		return plan{key: r.Name, record: r}, nil
+		return plan{key: r.Name, record: r, adds: !exists}, nil
 	})
 }
 
@@ -508,7 +515,7 @@ func (a *api) roomCreate(ctx context.Context, who caller, data []byte) (any, err
 		if err := a.userExists(r.Owner); err != nil {
 			return plan{}, err
 		}
-		return plan{key: r.Name, record: r}, nil
+		return plan{key: r.Name, record: r, adds: true}, nil
 	})
 }
 
@@ -607,6 +614,6 @@ func (a *api) setLevel(ctx context.Context, who caller, what, room, user, level 
 			return plan{unchanged: true, revision: revisions[access.Members]}, nil
 		}
 		m := access.Member{Schema: access.Schema, Room: room, User: user, Level: level}
-		return plan{key: access.MemberKey(room, user), record: m}, nil
+		return plan{key: access.MemberKey(room, user), record: m, adds: level != "" && r.Members[user] == ""}, nil
 	})
 }

@@ -26,7 +26,8 @@ const (
 // plan is one record to be written. With unchanged set there is nothing to do, and revision is that of the record as it is.
 type plan struct {
 	key       string
-	record    any // nil deletes
+	record    any  // nil deletes
+	adds      bool // there is no such record yet
 	unchanged bool
 	revision  uint64
 }
@@ -87,7 +88,7 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 		revisions, _ := a.plane.index.Revisions() // before the decision: what it does not know makes the write fail
 		now, err := a.still(who)
 		if err != nil {
-			seq, err := a.denied(ctx, b, before, err)
+			seq, err := a.notDone(ctx, b, before, err)
 			return tried, seq, err // without an error it is done
 		}
 		who = now
@@ -106,6 +107,12 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 		if err != nil {
 			return p, 0, err
 		}
+		if p.adds && !who.own {
+			if err := a.admits(accessBuckets[b], m); err != nil {
+				seq, err := a.notDone(ctx, b, before, err)
+				return tried, seq, err
+			}
+		}
 		if mutant.Planted == mutant.SuccessBeforeConfirmed {
 			return p, revisions[b] + 1, a.js.nc.PublishMsg(m)
 		}
@@ -118,6 +125,10 @@ func (a *api) settle(ctx context.Context, who caller, what string, b access.Buck
 		}
 		if certainlyNotSent(err) && sleep(ctx, raceWait) {
 			continue // the leader was elected just now, and this node has not heard yet where to send writes
+		}
+		if isFull(err) {
+			seq, err := a.noRoom(ctx, b, attempt{m: m, revision: revisions[b]})
+			return p, seq, err
 		}
 		if !hasCode(err, codeWrongSequence, codeInProcess) {
 			return p, 0, a.writeFailed(b, err)
@@ -135,22 +146,27 @@ type attempt struct {
 	revision uint64
 }
 
-// denied is what a caller hears whose rights were taken while its request waited. If it was tried before, the refusal may have come from a leader that has been
-// deposed, while the real one took it. It could only become the next revision, so what is there decides for good: this write, which was done while the caller
-// was allowed to, or another one. Only while nothing can be read there it is not known.
-func (a *api) denied(ctx context.Context, b access.Bucket, before attempt, why error) (uint64, error) {
+// notDone is what a caller hears whose request, after it waited or lost races, may not be done any more. If it was tried before, the refusal may have come from a
+// leader that has been deposed, while the real one took it. It could only become the next revision, so what is there decides for good: this write, which was
+// done while it was allowed, or another one. Only while nothing can be read there it is not known.
+func (a *api) notDone(ctx context.Context, b access.Bucket, before attempt, why error) (uint64, error) {
 	if before.m == nil {
 		return 0, why
 	}
-	bucket := accessBuckets[b]
-	stored, err := a.js.next(ctx, bucketStream(bucket), before.revision+1, keySubject(bucket, ">"))
+	stored, err := a.inPlaceOf(ctx, b, before)
 	switch {
 	case err != nil || stored.seq != before.revision+1:
-		return 0, control.Errorf(control.Unknown, "the caller may not do this any more, and what became of it before that cannot be seen: it may have been done")
+		return 0, control.Errorf(control.Unknown, "%v; and what became of an attempt before that cannot be seen: it may have been done", why)
 	case before.became(stored):
 		return stored.seq, nil
 	}
 	return 0, why
+}
+
+// inPlaceOf reads what is where a write would be if it was done, or else behind that.
+func (a *api) inPlaceOf(ctx context.Context, b access.Bucket, w attempt) (storedMsg, error) {
+	bucket := accessBuckets[b]
+	return a.js.next(ctx, bucketStream(bucket), w.revision+1, keySubject(bucket, ">"))
 }
 
 func (w attempt) became(m storedMsg) bool {
@@ -159,7 +175,7 @@ func (w attempt) became(m storedMsg) bool {
 			return false
 		}
 	}
-	return w.m.Subject == m.subject && bytes.Equal(w.m.Data, m.data)
+	return m.seq == w.revision+1 && w.m.Subject == m.subject && bytes.Equal(w.m.Data, m.data)
 }
 
 // publishAudited writes a message that expects the bucket to end with that revision, once it pushes nothing out of the key's history that is not in the audit

@@ -18,6 +18,7 @@ const (
 	codeNoMessage      = 10037
 	codeStreamNotFound = 10059
 	codeWrongSequence  = 10071 // the last sequence is another one
+	codeStoreFailed    = 10077 // the message was not stored, for the reason in the description
 	codeInProcess      = 10164 // a write to the same subject is under way: checked before anything is stored
 )
 

@@ -174,9 +174,10 @@ func missing(all []asset, local map[string]server.StreamDetail) []string {
 }
 
 func (o *observer) fillLocal(f *health.BucketFacts, a asset, s server.StreamDetail, groups map[string]server.RaftzGroup) {
-	f.Local = true
+	f.Local, f.Bytes = true, s.State.Bytes
 	if s.Config != nil {
 		f.Replicas = s.Config.Replicas
+		f.MaxBytes = uint64(max(s.Config.MaxBytes, 0))
 	}
 	if f.Replicas == 1 {
 		f.Leader = o.name

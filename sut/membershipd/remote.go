@@ -26,6 +26,8 @@ type remoteInfo struct {
 	asked    time.Time // when the question was sent that was answered last
 	leader   string
 	replicas int
+	bytes    uint64
+	maxBytes uint64
 }
 
 func newRemoteInfos(js jsAPI) *remoteInfos {
@@ -47,6 +49,7 @@ func (r *remoteInfos) fill(f *health.BucketFacts, stream string) {
 		return
 	}
 	f.Replicas, f.Leader, f.RemoteAge = info.replicas, info.leader, time.Since(info.asked)
+	f.Bytes, f.MaxBytes = info.bytes, info.maxBytes
 }
 
 func (r *remoteInfos) run(ctx context.Context) {
@@ -80,6 +83,7 @@ func (r *remoteInfos) ask(ctx context.Context, stream string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if asked.After(r.infos[stream].asked) {
-		r.infos[stream] = remoteInfo{asked: asked, leader: info.Cluster.Leader, replicas: info.Config.Replicas}
+		r.infos[stream] = remoteInfo{asked: asked, leader: info.Cluster.Leader, replicas: info.Config.Replicas,
+			bytes: info.State.Bytes, maxBytes: uint64(max(info.Config.MaxBytes, 0))}
 	}
 }

@@ -140,7 +140,7 @@ func TestDeniedAfterAnAttempt(t *testing.T) {
 		"nothing has come yet":        {attempt{with("n1"), ch.Revision}, 0, control.Unknown},
 	} {
 		t.Run(what, func(t *testing.T) {
-			seq, err := a.denied(ctx, access.Users, tc.before, why)
+			seq, err := a.notDone(ctx, access.Users, tc.before, why)
 			var e *control.Error
 			if errors.As(err, &e) != (tc.code != "") || e != nil && e.Code != tc.code || seq != tc.seq {
 				t.Errorf("%d, %v, want %d and the code %q", seq, err, tc.seq, tc.code)
@@ -149,6 +149,6 @@ func TestDeniedAfterAnAttempt(t *testing.T) {
 	}
 	ctx, cancel := context.WithDeadline(ctx, time.Now())
 	defer cancel()
-	_, err = a.denied(ctx, access.Users, attempt{with("n1"), ch.Revision - 1}, why)
+	_, err = a.notDone(ctx, access.Users, attempt{with("n1"), ch.Revision - 1}, why)
 	wantControl(t, err, control.Unknown) // it cannot be read
 }

@@ -75,6 +75,8 @@ type BucketFacts struct {
 	Group     Group         //
 	Leader    string        // told by the leader itself when the bucket is not local
 	RemoteAge time.Duration // when the bucket is not local: since its leader last answered
+	Bytes     uint64        // that its messages take, in this node's replica or else in its leader's
+	MaxBytes  uint64        // 0 if not known
 }
 
 // Judgement is the outcome.
@@ -192,6 +194,7 @@ func (j *Judgement) judgeBuckets(f Facts) {
 		row := Bucket{
 			Name: b.Name, Leader: b.leader(), Replicas: b.Replicas, WantReplicas: f.WantReplicas,
 			Current: why == "" || b.onlyTooFew(f), Lag: b.Group.Lag, Exists: b.Replicas > 0, Local: b.Local,
+			Bytes: b.Bytes, MaxBytes: b.MaxBytes,
 		}
 		if b.Audit {
 			j.Audit = row

@@ -78,7 +78,9 @@ type Bucket struct {
 	Current      bool   `json:"current"` // it can be written, and this node's replica (if it holds one) is up to date
 	Lag          uint64 `json:"lag"`     // entries that this node's replica, or for the leader the slowest replica, is behind
 	Exists       bool   `json:"exists"`
-	Local        bool   `json:"local"` // this node holds a replica
+	Local        bool   `json:"local"`     // this node holds a replica
+	Bytes        uint64 `json:"bytes"`     // that it takes, history included
+	MaxBytes     uint64 `json:"max_bytes"` // that it may take; 0 while that is not known
 }
 
 // States of a posture.
