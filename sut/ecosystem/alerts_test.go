@@ -193,6 +193,7 @@ var breakages = map[string]func(recorded){
 	"UnibusReplicaNotCurrent": func(r recorded) { r.with("unibus_bucket_current")[:1].set(0) },
 	"UnibusReplicasMissing":   func(r recorded) { r.with("unibus_bucket_replicas")[:1].set(1) },
 	"UnibusReplicaLag":        func(r recorded) { r.with("unibus_bucket_lag")[:1].set(5000) },
+	"UnibusBucketFilling":     func(r recorded) { r.with("unibus_bucket_bytes", "bucket", "UNIBUS_users")[:1].set(90 << 20) },
 	"UnibusCatchupSnapshots":  func(r recorded) { r.with("unibus_catchup_snapshots_total")[:1].grow(0.01) },
 	"UnibusAPIUnavailable": func(r recorded) {
 		r.with("unibus_api_requests_total")[:1].grow(1)

@@ -74,6 +74,8 @@ var (
 	descWant        = gauge("bucket_want_replicas", "Wanted replicas of every control-plane stream.")
 	descCurrent     = gauge("bucket_current", "1 if the stream can be written and this node's replica is current.", "bucket")
 	descLag         = gauge("bucket_lag", "Entries that a replica is behind.", "bucket")
+	descBytes       = gauge("bucket_bytes", "Bytes that a control-plane stream takes, history included.", "bucket")
+	descMaxBytes    = gauge("bucket_max_bytes", "Bytes that a control-plane stream may take.", "bucket")
 	descPeer        = gauge("peer_seen_seconds", "Since another node was last heard of; -1 for never.", "peer")
 	descClock       = gauge("clock_ahead_seconds", "By how much this node's clock is ahead of another one's, within a second.", "peer")
 	descProbe       = gauge("probe_age_seconds", "Since the last write through a quorum was begun; -1 for never.")
@@ -100,7 +102,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInfo, descReady, descHave, descNeed, descSize, descLeader, descIsLeader, descReplicas, descWant,
-		descCurrent, descLag, descPeer, descClock, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed,
+		descCurrent, descLag, descBytes, descMaxBytes, descPeer, descClock, descProbe, descAge, descDegraded, descRoutes, descConnections, descProbeFailed,
 		descUsers, descQuarantined, descUsersAge, descUsersLoaded, descApplied, descSessions, descEnforce, descKicked, descRewinds,
 		descAuditBytes, descAuditTook, descDamaged, descRebuilt} {
 		ch <- d
@@ -140,6 +142,10 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		set(descReplicas, float64(b.Replicas), b.Name)
 		set(descCurrent, one(b.Current), b.Name)
 		set(descLag, float64(b.Lag), b.Name)
+		if b.MaxBytes > 0 {
+			set(descBytes, float64(b.Bytes), b.Name)
+			set(descMaxBytes, float64(b.MaxBytes), b.Name)
+		}
 	}
 	set(descUsers, float64(s.Access.Users))
 	set(descQuarantined, float64(s.Access.Quarantines))
