@@ -100,6 +100,63 @@ func TestNoopIsNeverInForce(t *testing.T) {
 	}
 }
 
+// TestNoopCatchesAProbeThatIsFooled: what a no-op is there to catch, in the faults whose probes compare with what Inject saw: they look, also where nothing was
+// done, and before anything is.
+func TestNoopCatchesAProbeThatIsFooled(t *testing.T) {
+	fooled := 0
+	for _, e := range faults.Catalogue() {
+		f := e.Make("n2")
+		if !faults.Fooled(f) {
+			continue
+		}
+		fooled++
+		t.Run(e.Name, func(t *testing.T) {
+			c := newFake(3)
+			prepare(t, e, c, "n2")
+			before, usage := c.node("n2").state, c.node("n2").usage
+			i, s := newInjector(c)
+			if err := i.Inject(t.Context(), f); !errors.Is(err, faults.ErrAlready) || !slices.Equal(s.stages, []string{"not-seen"}) {
+				t.Errorf("before the injection: %v, stages %v", err, s.stages)
+			}
+			n := faults.Noop(f)
+			if err := n.Inject(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if o, err := n.InForce(t.Context(), c); err != nil || !o.InForce {
+				t.Errorf("the probe did not look: %+v, %v", o, err)
+			}
+			if err := n.Heal(t.Context(), c); err != nil {
+				t.Error(err)
+			}
+			if st := c.node("n2"); st.state != before || st.usage != usage || st.power.cuts > 0 {
+				t.Errorf("a no-op did something: %+v, %+v", st.state, st.usage)
+			}
+		})
+	}
+	if want := 7; fooled < want { // kill, stop, pause, restart, wipe, power-failure, kill-and-wipe
+		t.Errorf("%d faults have such a probe, at least %d should", fooled, want)
+	}
+}
+
+// TestAbsentIsMeasured: of a victim that is not what the verb needs nobody says that the fault is absent there.
+func TestAbsentIsMeasured(t *testing.T) {
+	dead, paused := cluster.State{ExitCode: 137}, cluster.State{Running: true, Paused: true, PID: 1, StartTime: 1}
+	for _, tc := range []struct {
+		verb  string
+		state cluster.State
+	}{{"kill", dead}, {"stop", dead}, {"restart", dead}, {"pause", dead}, {"pause", paused}, {"power-failure", dead}, {"kill-and-wipe", dead}, {"oom-kill", dead}} {
+		t.Run(tc.verb, func(t *testing.T) {
+			c := newFake(3)
+			c.node("n2").state = tc.state
+			e, _ := faults.Lookup(tc.verb)
+			i, s := newInjector(c)
+			if err := i.Inject(t.Context(), e.Make("n2")); err == nil || faults.Seen(err) || len(s.stages) > 0 {
+				t.Errorf("inject: %v, stages %v", err, s.stages)
+			}
+		})
+	}
+}
+
 // An Inject whose signals, wipes or rules have no effect must be caught too, not only one that is never called.
 func TestIneffectiveFaultIsNotInForce(t *testing.T) {
 	cases := []struct {
@@ -206,6 +263,7 @@ func TestVictimMustBeAsTheVerbNeedsIt(t *testing.T) {
 		{faults.Pause("n2"), dead, cluster.ErrNotRunning},
 		{faults.Pause("n2"), paused, nil},
 		{faults.Wipe("n2"), cluster.State{Running: true}, cluster.ErrRunning},
+		{faults.PowerFailure(cluster.PowerLoss{})("n2"), dead, cluster.ErrNotRunning},
 	}
 	for _, tc := range cases {
 		t.Run(tc.fault.Name(), func(t *testing.T) {
@@ -220,6 +278,9 @@ func TestVictimMustBeAsTheVerbNeedsIt(t *testing.T) {
 			}
 			if got := c.node("n2").state; got != tc.state {
 				t.Errorf("a refused fault touched the node: %+v", got)
+			}
+			if o, err := tc.fault.InForce(t.Context(), c); err != nil || o.InForce || o.Partial {
+				t.Errorf("a refused fault is looked for: %+v, %v", o, err)
 			}
 		})
 	}

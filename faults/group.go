@@ -60,6 +60,15 @@ func (g *group) Inject(ctx context.Context, c cluster.Cluster) error {
 	return nil
 }
 
+func (g *group) pretend(ctx context.Context, c cluster.Cluster) error {
+	for _, p := range g.parts {
+		if err := pretend(ctx, c, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Heal heals every part, also when another one fails to.
 func (g *group) Heal(ctx context.Context, c cluster.Cluster) error {
 	var errs []error

@@ -15,10 +15,12 @@ import (
 // cannot look like one.
 type powerFailure struct {
 	target
-	loss cluster.PowerLoss
+	loss  cluster.PowerLoss
+	probe func(before, now powered) presence
 
 	mu      sync.Mutex
-	before  map[cluster.NodeID]powered // of all nodes that could be asked, seen at Inject; nil before
+	tried   bool                       // Inject was called
+	before  map[cluster.NodeID]powered // of all nodes that could be asked, seen at Inject; nil before, and where Inject refused
 	sent    map[cluster.NodeID]bool    // victims whose power was cut, or may have been
 	dropped map[cluster.NodeID]cluster.Dropped
 	healed  bool
@@ -34,7 +36,7 @@ type powered struct {
 // draws lots of its own from loss.Seed. Healing starts the victims again, on what their disks gave back.
 func PowerFailure(loss cluster.PowerLoss) Verb {
 	return func(victims ...cluster.NodeID) Fault {
-		return &powerFailure{target: newTarget("power-failure", victims), loss: loss}
+		return &powerFailure{target: newTarget("power-failure", victims), loss: loss, probe: cutSince}
 	}
 }
 
@@ -63,12 +65,15 @@ func (p *powerFailure) lossOf(id cluster.NodeID) cluster.PowerLoss {
 	return l
 }
 
-// Inject cuts the power of all victims at the same time.
-func (p *powerFailure) Inject(ctx context.Context, c cluster.Cluster) error {
+// pretend notes what all nodes are like, and refuses victims that do not run.
+func (p *powerFailure) pretend(ctx context.Context, c cluster.Cluster) error {
 	victims, err := p.nodes(c)
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	p.tried = true
+	p.mu.Unlock()
 	before, err := powers(ctx, c.Nodes())
 	if err != nil {
 		return err
@@ -81,6 +86,18 @@ func (p *powerFailure) Inject(ctx context.Context, c cluster.Cluster) error {
 	p.mu.Lock()
 	p.before, p.sent, p.dropped, p.healed = before, map[cluster.NodeID]bool{}, map[cluster.NodeID]cluster.Dropped{}, false
 	p.mu.Unlock()
+	return nil
+}
+
+// Inject cuts the power of all victims at the same time.
+func (p *powerFailure) Inject(ctx context.Context, c cluster.Cluster) error {
+	if err := p.pretend(ctx, c); err != nil {
+		return err
+	}
+	victims, err := p.nodes(c)
+	if err != nil {
+		return err
+	}
 	return each(victims, func(n cluster.Node) error {
 		l, err := powerLoser(n)
 		if err != nil {
@@ -106,6 +123,12 @@ func (p *powerFailure) noted() (before map[cluster.NodeID]powered, sent map[clus
 	return maps.Clone(p.before), maps.Clone(p.sent), maps.Clone(p.dropped), p.healed
 }
 
+func (p *powerFailure) wasTried() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tried
+}
+
 // Heal starts the victims again.
 func (p *powerFailure) Heal(ctx context.Context, c cluster.Cluster) error {
 	victims, err := p.nodes(c)
@@ -129,7 +152,8 @@ func (p *powerFailure) Heal(ctx context.Context, c cluster.Cluster) error {
 	return err
 }
 
-// InForce reads each victim's process from the operating system and the number of power failures from its file system.
+// InForce reads each victim's process from the operating system and the number of power failures from its file system. Before the first Inject it compares
+// what it reads with itself, and a victim that does not run is an error: whether its power has failed cannot be said.
 func (p *powerFailure) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
 	victims, err := p.nodes(c)
 	if err != nil {
@@ -144,8 +168,13 @@ func (p *powerFailure) InForce(ctx context.Context, c cluster.Cluster) (Observat
 	for id, s := range now {
 		f := finding{detail: describe(s.state) + fmt.Sprintf(", its power has failed %d times, not injected", s.power.Cuts), figures: figures(s.state)}
 		f.figures["power_cuts"], f.figures["pending_bytes"], f.figures["pending_entries"] = float64(s.power.Cuts), float64(s.power.PendingBytes), float64(s.power.PendingEntries)
-		if b, ok := before[id]; ok {
-			f.presence = cutSince(b, s)
+		if b, ok := before[id]; !ok && !p.wasTried() {
+			if err := mustRun(s.state); err != nil {
+				return Observation{}, nodeError(id, p.verb, err)
+			}
+			f.presence = p.probe(s, s)
+		} else if ok {
+			f.presence = p.probe(b, s)
 			f.detail = fmt.Sprintf("%s, its power has failed %d times; at the injection it was %s, and %d times", describe(s.state), s.power.Cuts, describe(b.state), b.power.Cuts)
 			f.figures["power_cuts_before"] = float64(b.power.Cuts)
 		}

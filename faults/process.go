@@ -30,7 +30,8 @@ type process struct {
 	needs []cluster.Capability // nil: CapLifecycle
 
 	mu     sync.Mutex
-	before map[cluster.NodeID]cluster.State // of all nodes, seen at Inject; nil before
+	tried  bool                             // Inject was called
+	before map[cluster.NodeID]cluster.State // of all nodes, seen at Inject; nil before, and where Inject refused
 	sent   map[cluster.NodeID]bool          // victims that a signal was sent to
 	healed bool
 }
@@ -150,6 +151,21 @@ func (p *process) Needs() []cluster.Capability {
 
 // Inject hits all victims at the same time.
 func (p *process) Inject(ctx context.Context, c cluster.Cluster) error {
+	if err := p.pretend(ctx, c); err != nil {
+		return err
+	}
+	victims, err := p.nodes(c)
+	if err != nil {
+		return err
+	}
+	return each(victims, func(n cluster.Node) error {
+		sent := func() { p.mu.Lock(); p.sent[n.ID()] = true; p.mu.Unlock() }
+		return nodeError(n.ID(), p.verb, p.kind.inject(ctx, n, sent))
+	})
+}
+
+// pretend notes what all nodes are like, and refuses victims that the verb can do nothing to.
+func (p *process) pretend(ctx context.Context, c cluster.Cluster) error {
 	victims, err := p.nodes(c)
 	if err != nil {
 		return err
@@ -166,22 +182,25 @@ func (p *process) Inject(ctx context.Context, c cluster.Cluster) error {
 			return nodeError(v.ID(), p.verb, err)
 		}
 	}
-	return each(victims, func(n cluster.Node) error {
-		sent := func() { p.mu.Lock(); p.sent[n.ID()] = true; p.mu.Unlock() }
-		return nodeError(n.ID(), p.verb, p.kind.inject(ctx, n, sent))
-	})
+	return nil
 }
 
 func (p *process) note(before map[cluster.NodeID]cluster.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.before, p.sent, p.healed = before, map[cluster.NodeID]bool{}, false
+	p.tried, p.before, p.sent, p.healed = true, before, map[cluster.NodeID]bool{}, false
 }
 
 func (p *process) noted() (before map[cluster.NodeID]cluster.State, sent map[cluster.NodeID]bool, healed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.before), maps.Clone(p.sent), p.healed
+}
+
+func (p *process) wasTried() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tried
 }
 
 // Heal undoes what Inject began, on the victims that it reached.
@@ -207,7 +226,8 @@ func (p *process) Heal(ctx context.Context, c cluster.Cluster) error {
 	return err
 }
 
-// InForce reads each victim's process from the operating system.
+// InForce reads each victim's process from the operating system. Before the first Inject it compares what it reads with itself, and a victim that is not what
+// the verb needs is an error: whether the fault is absent there cannot be said.
 func (p *process) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
 	victims, err := p.nodes(c)
 	if err != nil {
@@ -221,7 +241,12 @@ func (p *process) InForce(ctx context.Context, c cluster.Cluster) (Observation, 
 	found := map[cluster.NodeID]finding{}
 	for id, s := range now {
 		f := finding{detail: describe(s) + ", not injected", figures: figures(s)}
-		if b, ok := before[id]; ok {
+		if b, ok := before[id]; !ok && !p.wasTried() {
+			if err := p.kind.ready(s); err != nil {
+				return Observation{}, nodeError(id, p.verb, err)
+			}
+			f.presence = p.kind.probe(s, s, false)
+		} else if ok {
 			f.presence = p.kind.probe(b, s, healed)
 			f.detail = fmt.Sprintf("%s; at the injection it was %s", describe(s), describe(b))
 			f.figures["pid_before"], f.figures["start_time_before"] = float64(b.PID), float64(b.StartTime)

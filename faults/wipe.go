@@ -13,6 +13,7 @@ import (
 // wipe empties the data directories of stopped nodes.
 type wipe struct {
 	target
+	probe func(before, now cluster.Usage, running bool) presence
 
 	mu     sync.Mutex
 	before map[cluster.NodeID]cluster.Usage // victims as they were wiped, others as they were at Inject
@@ -21,7 +22,9 @@ type wipe struct {
 
 // Wipe removes everything from the data directory of nodes that do not run. Nothing brings the data back but the node's peers, once
 // it is started: healing forgets the fault. See [KillAndWipe].
-func Wipe(victims ...cluster.NodeID) Fault { return &wipe{target: newTarget("wipe", victims)} }
+func Wipe(victims ...cluster.NodeID) Fault {
+	return &wipe{target: newTarget("wipe", victims), probe: wiped}
+}
 
 // KillAndWipe kills the victims and empties their data directories; healing starts them again, with nothing.
 func KillAndWipe(victims ...cluster.NodeID) Fault {
@@ -56,6 +59,21 @@ func (w *wipe) Inject(ctx context.Context, c cluster.Cluster) error {
 	return err
 }
 
+// pretend notes what the nodes hold. Of victims that run too: in a group, what would have ended them only pretends as well.
+func (w *wipe) pretend(ctx context.Context, c cluster.Cluster) error {
+	if _, err := w.nodes(c); err != nil {
+		return err
+	}
+	before, err := ask(c.Nodes(), usage(ctx))
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before, w.healed = before, false
+	return nil
+}
+
 // Heal forgets the fault.
 func (w *wipe) Heal(_ context.Context, c cluster.Cluster) error {
 	if _, err := w.nodes(c); err != nil {
@@ -73,7 +91,7 @@ func (w *wipe) noted() (map[cluster.NodeID]cluster.Usage, bool) {
 	return maps.Clone(w.before), w.healed
 }
 
-// InForce counts what is in the victims' data directories.
+// InForce counts what is in the victims' data directories. Before the first Inject it compares that with itself: that something was lost earlier cannot be seen.
 func (w *wipe) InForce(ctx context.Context, c cluster.Cluster) (Observation, error) {
 	victims, err := w.nodes(c)
 	if err != nil {
@@ -90,24 +108,30 @@ func (w *wipe) InForce(ctx context.Context, c cluster.Cluster) (Observation, err
 	before, healed := w.noted()
 	found := map[cluster.NodeID]finding{}
 	for id, u := range now {
-		b, injected := before[id]
+		b, ok := before[id]
+		compared := fmt.Sprintf("%d files, %d bytes before", b.Files, b.Bytes)
+		if before == nil {
+			b, ok, compared = u, true, "not injected"
+		}
 		f := finding{
-			detail: fmt.Sprintf("%d files, %d bytes now; %d files, %d bytes before (%s)", u.Files, u.Bytes, b.Files, b.Bytes, describe(state[id])),
+			detail: fmt.Sprintf("%d files, %d bytes now; %s (%s)", u.Files, u.Bytes, compared, describe(state[id])),
 			figures: map[string]float64{
 				"files": float64(u.Files), "bytes": float64(u.Bytes), "files_before": float64(b.Files), "bytes_before": float64(b.Bytes),
 			},
 		}
-		if injected && !healed && !state[id].Running {
-			f.presence = wiped(b, u)
+		if ok && !healed {
+			f.presence = w.probe(b, u, state[id].Running)
 		}
 		found[id] = f
 	}
 	return summarize(w.victims, found), nil
 }
 
-// wiped does not count a directory that was empty before: nothing was lost there.
-func wiped(before, now cluster.Usage) presence {
+// wiped does not count a directory that was empty before: nothing was lost there. A daemon that runs changes its files by itself.
+func wiped(before, now cluster.Usage, running bool) presence {
 	switch {
+	case running:
+		return none
 	case before.Files > 0 && now.Files == 0:
 		return full
 	case now.Files < before.Files:
