@@ -24,7 +24,22 @@ var built struct {
 	err  error
 }
 
+// roleEnv makes the test binary play another program.
+const roleEnv = "CHAOS_TEST_ROLE"
+
+const (
+	roleCommand = "command" // the command itself, whose own runs are played by the test binary too
+	roleRun     = "run"     // a run that takes its time to clean up after an interrupt
+)
+
 func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case roleCommand:
+		_ = os.Setenv(roleEnv, roleRun) // a name without a NUL
+		main()
+	case roleRun:
+		playRun()
+	}
 	code := m.Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir) // a folder for temporary files

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -185,9 +183,7 @@ func (m *mutantRun) run(ctx context.Context, job scenarios.Mutant, row *mutantRo
 	if err := os.RemoveAll(row.Bundle); err != nil {
 		return reports.Proof{}, fmt.Errorf("remove the earlier bundle: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, m.self, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it removes its cluster
-	cmd.WaitDelay = soakGrace
+	cmd := runOfItsOwn(ctx, m.self, args)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err := cmd.Run() // that a claim failed is what is wanted: the proof tells

@@ -112,9 +112,7 @@ func runSoak(ctx context.Context, f *runFlags, rounds int, out io.Writer) error 
 func (s *soak) round(ctx context.Context, seed uint64) round {
 	dir := filepath.Join(s.flags.out, fmt.Sprintf("round-%d", seed))
 	r := round{Seed: seed}
-	cmd := exec.CommandContext(ctx, s.self, s.args(seed, dir)...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it removes its cluster
-	cmd.WaitDelay = soakGrace
+	cmd := runOfItsOwn(ctx, s.self, s.args(seed, dir))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
@@ -140,6 +138,16 @@ func (s *soak) round(ctx context.Context, seed uint64) round {
 		r.Bundle = dir
 	}
 	return r
+}
+
+// runOfItsOwn is this program once more. When ctx ends it is interrupted once, and has the time to remove its cluster.
+func runOfItsOwn(ctx context.Context, self string, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, self, args...)
+	// A group of its own: the terminal's Ctrl-C reaches this process alone, which passes one interrupt on. A second one would end the run before it has cleaned up.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = soakGrace
+	return cmd
 }
 
 func (s *soak) args(seed uint64, dir string) []string {
