@@ -54,7 +54,9 @@ Exit codes are those of 'chaos run'.`,
 
 func runFaults(ctx context.Context, f *runFlags, out io.Writer) error {
 	f.scenario = scenarios.EveryFault + "," + noopScenario
-	proofs, runErr := runOnce(ctx, f, out)
+	s := newSession(f, out)
+	defer s.close() // the record is read from the output folder
+	proofs, runErr := s.run(ctx)
 	rows := map[string]*faultRow{}
 	for _, e := range faults.Catalogue() {
 		rows[e.Name] = &faultRow{Fault: e.Name, Group: e.Group, Bystander: "-"}

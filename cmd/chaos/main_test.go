@@ -30,6 +30,7 @@ const roleEnv = "CHAOS_TEST_ROLE"
 const (
 	roleCommand = "command" // the command itself, whose own runs are played by the test binary too
 	roleRun     = "run"     // a run that takes its time to clean up after an interrupt
+	roleHolder  = "holder"  // a run that writes to a folder until it is killed
 )
 
 func TestMain(m *testing.M) {
@@ -39,6 +40,8 @@ func TestMain(m *testing.M) {
 		main()
 	case roleRun:
 		playRun()
+	case roleHolder:
+		playHolder()
 	}
 	code := m.Run()
 	if built.dir != "" {

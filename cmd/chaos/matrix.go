@@ -104,6 +104,10 @@ func runMatrix(cmd *cobra.Command, f *runFlags, suts []string) error {
 	if _, err := cells(f, suts); err != nil {
 		return usage(err)
 	}
+	return locked(f.out, func() error { return runCells(cmd, f, suts) })
+}
+
+func runCells(cmd *cobra.Command, f *runFlags, suts []string) error {
 	byCell := map[string]reports.Proof{}
 	var worst error
 	for _, sut := range suts {

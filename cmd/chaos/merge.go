@@ -50,13 +50,16 @@ func merge(w io.Writer, out string, parts []string) error {
 	if err != nil {
 		return err
 	}
-	if found, err := os.ReadDir(out); err == nil && len(found) > 0 {
+	found, err := os.ReadDir(out)
+	if err == nil && slices.ContainsFunc(found, func(e os.DirEntry) bool { return e.Name() != outLock }) {
 		return fmt.Errorf("%s is not empty", out)
 	}
+	lock, err := lockOut(out)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }() // nothing was written
 	for _, dir := range whole.Bundles {
-		if err := os.MkdirAll(out, 0o755); err != nil {
-			return err
-		}
 		if err := os.CopyFS(filepath.Join(out, filepath.Base(dir)), os.DirFS(dir)); err != nil {
 			return errors.Join(fmt.Errorf("copy %s: %w", dir, err), os.RemoveAll(out))
 		}

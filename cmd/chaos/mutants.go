@@ -120,9 +120,14 @@ func runMutants(ctx context.Context, f *runFlags, all []scenarios.Mutant, out io
 	if f.backend == docker.Name || f.backend == "auto" && docker.Available(ctx) == nil {
 		m.opts.GOOS = "linux"
 	}
+	return locked(f.out, func() error { return m.all(ctx, all) })
+}
+
+// all runs them, and gives the verdict.
+func (m *mutantRun) all(ctx context.Context, all []scenarios.Mutant) error {
 	jobs := make(chan scenarios.Mutant)
 	var wg sync.WaitGroup
-	for range min(f.procs, len(all)) {
+	for range min(m.flags.procs, len(all)) {
 		wg.Go(func() {
 			for job := range jobs {
 				m.one(ctx, job)

@@ -48,7 +48,7 @@ func runCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run scenarios on fresh clusters and write their proofs", Args: cobra.NoArgs,
 		Long: `run builds the system under test, starts a cluster of three for each scenario, breaks it, records, judges, and writes one proof bundle per
-scenario and an index over them. It exits 0 only when every claim passed and every negative control fired.
+scenario and an index over them. It exits 0 only when every claim passed and every negative control fired. While it runs no other run may write to --out.
 
 Where Docker answers a node is a pod of three containers; elsewhere it is a child process on 127.0.0.1, and the first line says what that leaves out.`,
 		Example: `  chaos run
@@ -79,7 +79,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.scenario, "scenario", "", "scenarios or families, comma separated (default all; see 'chaos list')")
 	fl.StringVar(&f.sut, "sut", "membershipd", "system under test: membershipd, or nats-server@VERSION")
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of targets, schedules and payloads (default a new one, which is printed)")
-	fl.StringVar(&f.out, "out", "proofs", "folder for the bundles; bundles of the same scenarios in it are replaced")
+	fl.StringVar(&f.out, "out", "proofs", "folder for the bundles, of one run at a time; bundles of the same scenarios in it are replaced")
 	fl.IntVar(&f.procs, "procs", defaultProcs, "clusters at once, at most: one begins when the machine has room; timing figures are comparable only with 1")
 	fl.BoolVar(&f.full, "full", false, "the whole product of cases where the default is a sample")
 	fl.StringVar(&f.backend, "backend", "auto", "docker, process, or auto: docker where an engine answers")
@@ -104,6 +104,7 @@ type session struct {
 	shard   shard
 	planned []string // scenarios of all shards, sorted
 	began   time.Time
+	lock    *os.File // of the output folder; nil before it is locked
 	// sweepErr is why something of this run may still be there.
 	sweepErr error
 }
@@ -121,6 +122,19 @@ func notes(f *runFlags, out io.Writer, began time.Time) func(string, ...any) {
 // runOnce prepares, runs and reports. The error carries the exit code.
 func runOnce(ctx context.Context, f *runFlags, out io.Writer) ([]reports.Proof, error) {
 	s := newSession(f, out)
+	defer s.close()
+	return s.run(ctx)
+}
+
+// close lets other runs write to the output folder.
+func (s *session) close() {
+	if s.lock != nil {
+		_ = s.lock.Close() // nothing was written
+	}
+}
+
+// run does everything, and leaves the output folder locked.
+func (s *session) run(ctx context.Context) ([]reports.Proof, error) {
 	if err := s.check(); err != nil {
 		return nil, usage(err)
 	}
@@ -203,6 +217,9 @@ func (s *session) prepare(ctx context.Context) error {
 		return usage(err)
 	}
 	if err := s.checkOut(); err != nil {
+		return usage(err)
+	}
+	if s.lock, err = lockOut(out); err != nil {
 		return usage(err)
 	}
 	if err := s.chooseBackend(ctx); err != nil {

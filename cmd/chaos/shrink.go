@@ -63,18 +63,23 @@ func runShrink(ctx context.Context, f *runFlags, tries int, out io.Writer) error
 	}
 	all := scenarios.NemesisPlan(kind, f.seed, f.nemesis).StrikeNumbers()
 	sh := &shrinker{flags: f, tries: tries, out: out}
-	fails, err := sh.fails(ctx, all)
+	return locked(f.out, func() error { return sh.shrink(ctx, all, kind == scenarios.DefaultKind) })
+}
+
+// shrink finds the smallest plan that fails, and says how to run it.
+func (s *shrinker) shrink(ctx context.Context, all []int, own bool) error {
+	fails, err := s.fails(ctx, all)
 	if err != nil {
 		return err
 	}
 	if !fails {
-		return &exitError{code: exitInconclusive, err: fmt.Errorf("the whole plan of %d strikes passed in %d runs: there is nothing to reduce", len(all), sh.runs)}
+		return &exitError{code: exitInconclusive, err: fmt.Errorf("the whole plan of %d strikes passed in %d runs: there is nothing to reduce", len(all), s.runs)}
 	}
-	least, err := ddmin(ctx, all, sh.fails)
+	least, err := ddmin(ctx, all, s.fails)
 	if err != nil {
 		return err
 	}
-	return sh.report(all, least, kind == scenarios.DefaultKind)
+	return s.report(all, least, own)
 }
 
 // fails runs a plan until it fails as the first one did, at most tries times.

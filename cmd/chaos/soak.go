@@ -88,18 +88,23 @@ func runSoak(ctx context.Context, f *runFlags, rounds int, out io.Writer) error 
 		return fmt.Errorf("find this program: %w", err)
 	}
 	s := &soak{flags: f, self: self, out: out, began: time.Now(), total: rounds}
+	return locked(f.out, func() error { return s.rounds(ctx) })
+}
+
+// rounds runs one seed after the other, and gives the verdict.
+func (s *soak) rounds(ctx context.Context) error {
 	seeds := make(chan uint64)
 	var wg sync.WaitGroup
-	for range min(f.procs, rounds) {
+	for range min(s.flags.procs, s.total) {
 		wg.Go(func() {
 			for seed := range seeds {
 				s.add(s.round(ctx, seed))
 			}
 		})
 	}
-	for i := range rounds {
+	for i := range s.total {
 		select {
-		case seeds <- f.seed + uint64(i):
+		case seeds <- s.flags.seed + uint64(i):
 		case <-ctx.Done():
 		}
 	}

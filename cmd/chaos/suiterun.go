@@ -56,7 +56,7 @@ func (s *session) ginkgo(ctx context.Context, dir *runDir, cfg, socket string) e
 	cmd.Dir = s.tree
 	cmd.Env = append(dir.env(), suite.ConfigEnv+"="+cfg, suite.ProgressEnv+"="+socket)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{dir.lock} // inherited down to the suite's processes
+	cmd.ExtraFiles = []*os.File{dir.lock, s.lock} // inherited down to the suite's processes, which write to both folders as long as one of them lives
 	// A group of its own: the terminal's Ctrl-C reaches this process alone, which passes one interrupt on, so that specs clean up once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }

@@ -125,7 +125,6 @@ type tracker struct {
 
 // trackRecord runs what was chosen, writes the table after every bug, so that what was seen is kept, and gives the exit code.
 func trackRecord(ctx context.Context, f *trackFlags, w io.Writer) error {
-	began := time.Now()
 	bugs, err := scenarios.SelectBugs(scenarios.TrackRecord(), f.bug)
 	if err != nil {
 		return usage(err)
@@ -134,14 +133,16 @@ func trackRecord(ctx context.Context, f *trackFlags, w io.Writer) error {
 		return usage(fmt.Errorf("--repeat is %d and --procs %d; they must not be negative, and --procs not 0", f.repeat, f.procs))
 	}
 	out, err := filepath.Abs(f.out)
-	if err == nil {
-		err = os.MkdirAll(out, 0o755)
-	}
 	if err != nil {
-		return usage(fmt.Errorf("make the folder for the table: %w", err))
+		return usage(fmt.Errorf("--out: %w", err))
 	}
-	book := &trackBook{out: out, w: w}
-	if book.table, err = readTrack(out); err != nil {
+	return locked(out, func() error { return trackInto(ctx, f, &trackBook{out: out, w: w}, bugs) })
+}
+
+// trackInto runs the bugs and adds what it saw to the table in the book's folder.
+func trackInto(ctx context.Context, f *trackFlags, book *trackBook, bugs []scenarios.Bug) (err error) {
+	began := time.Now()
+	if book.table, err = readTrack(book.out); err != nil {
 		return usage(err)
 	}
 	if err := trackAll(ctx, f, book, longestFirst(bugs)); err != nil {
@@ -151,7 +152,7 @@ func trackRecord(ctx context.Context, f *trackFlags, w io.Writer) error {
 		return usage(fmt.Errorf("none of the chosen bugs has an entry for version %q", f.version))
 	}
 	sortRows(book.seen)
-	_, _ = fmt.Fprintf(w, "\n%s\n%d entries in %v; table: %s\n", trackTable{Rows: book.seen}.markdown(), len(book.seen), time.Since(began).Round(time.Second), filepath.Join(f.out, trackMarkdown))
+	_, _ = fmt.Fprintf(book.w, "\n%s\n%d entries in %v; table: %s\n", trackTable{Rows: book.seen}.markdown(), len(book.seen), time.Since(began).Round(time.Second), filepath.Join(f.out, trackMarkdown))
 	return trackVerdict(book.seen)
 }
 
