@@ -813,7 +813,7 @@ func TestSlowProbeHasTheLastWord(t *testing.T) {
 		f := &blind{Fault: faults.Kill("n2")}
 		f.probe = func(b *blind) (faults.Observation, error) {
 			if b.injected && !b.healed {
-				time.Sleep(2 * i.Limits.InForce) // as long as a busy engine takes
+				<-time.After(2 * i.Limits.InForce) // as long as a busy engine takes
 			}
 			return faults.Observation{InForce: there && b.injected && !b.healed, Detail: name}, nil
 		}

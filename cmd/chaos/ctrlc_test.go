@@ -32,7 +32,7 @@ func playRun() {
 		os.Exit(exitUsage)
 	}
 	<-ctx.Done()
-	time.Sleep(playedCleaning)
+	<-time.After(playedCleaning)
 	if err := os.WriteFile(filepath.Join(out, playedEnd), nil, 0o600); err != nil {
 		os.Exit(exitUsage)
 	}

@@ -15,10 +15,10 @@ import (
 // playHolder writes to the folder that it is given, says so, and waits.
 func playHolder() {
 	if _, err := lockOut(os.Args[1]); err != nil {
-		fmt.Println(err)
+		_, _ = fmt.Fprintln(os.Stdout, err)
 		os.Exit(exitUsage)
 	}
-	fmt.Println("locked")
+	_, _ = fmt.Fprintln(os.Stdout, "locked")
 	select {}
 }
 
