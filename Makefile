@@ -21,9 +21,11 @@ FUZZTIME ?= 10s
 SUTS ?= membershipd,nats-server@v2.15.2
 
 CHAOS = bin/chaos
+# What is switched on by any word but these.
+on = $(filter-out 0 no false,$(1))
 RUN_FLAGS = --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
-	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full) \
-	$(if $(FOR),--for $(FOR)) $(if $(ANY),--any) $(if $(KEEP),--keep $(KEEP)) $(if $(SHARD),--shard $(SHARD))
+	$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(call on,$(FULL)),--full) \
+	$(if $(FOR),--for $(FOR)) $(if $(call on,$(ANY)),--any) $(if $(KEEP),--keep $(KEEP)) $(if $(SHARD),--shard $(SHARD))
 
 .PHONY: bin/chaos help chaos test matrix soak faults track-record mutants bench fuzz verify gate doctor sweep list lint fmt build clean
 
@@ -48,11 +50,11 @@ test: ## every test, with the race detector
 
 matrix: bin/chaos ## scenarios x systems under test (SUTS=a,b), drawn as a table
 	@$(CHAOS) matrix --suts $(SUTS) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) \
-		$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(FULL),--full)
+		$(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED)) $(if $(call on,$(FULL)),--full)
 
 soak: bin/chaos ## N rounds of the random nemesis (or SCENARIO=), each on a new cluster: none may fail
 	@$(CHAOS) soak --rounds $(N) --procs $(PROCS) --sut $(SUT) --out $(OUT) --backend $(BACKEND) $(if $(SCENARIO),--scenario $(SCENARIO)) \
-		$(if $(SEED),--seed $(SEED)) $(if $(FOR),--for $(FOR)) $(if $(ANY),--any)
+		$(if $(SEED),--seed $(SEED)) $(if $(FOR),--for $(FOR)) $(if $(call on,$(ANY)),--any)
 
 faults: bin/chaos ## every fault of the catalogue on a real cluster, with what was measured
 	@$(CHAOS) faults --sut $(SUT) --out $(OUT) --procs $(PROCS) --backend $(BACKEND) $(if $(SEED),--seed $(SEED))

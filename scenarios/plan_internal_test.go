@@ -483,18 +483,19 @@ func TestSelect(t *testing.T) {
 			t.Errorf("%q selects %v, want %v", words, ns, want)
 		}
 	}
-	for _, words := range []string{"nod-kill", "node-kill,", ",", "node-kill,zz", "NODE-KILL", "node"} {
+	for words, meant := range map[string]string{
+		"nod-kill": ": did you mean node-kill?", "NODE-KILL": ": did you mean node-kill?", "node": "did you mean node-kill or ", "node-kill,partitions": "did you mean partition?",
+		"lonenode": "lone-node", "quorum": "quorum-loss", "node-kill,": `called "" (`, ",": `called "" (`, "node-kill,zz": `called "zz" (`, "frobnicate": `called "frobnicate" (`,
+	} {
 		got, err := Select(all, words, false)
 		if err == nil || got != nil {
 			t.Errorf("%q selects %d scenarios, want an error", words, len(got))
 			continue
 		}
-		for _, known := range []string{"lone-node", "lone-node-n1", "cold-start", "noop-faults"} {
-			if !strings.Contains(err.Error(), known) {
-				t.Errorf("%q: the sentence does not name %s: %v", words, known, err)
-			}
+		if !strings.Contains(err.Error(), meant) || !strings.Contains(err.Error(), "'chaos list'") {
+			t.Errorf("%q: the sentence does not say %s, and where the names are: %v", words, meant, err)
 		}
-		if strings.Contains(err.Error(), "\n") {
+		if strings.Contains(err.Error(), "\n") || len(err.Error()) > 150 {
 			t.Errorf("%q: more than a line: %v", words, err)
 		}
 	}

@@ -103,7 +103,7 @@ func (s Scenario) Applies(kind cluster.Kind, have cluster.Capabilities) string {
 	return ""
 }
 
-// Select picks scenarios by exact name or family, comma separated; "" picks all that are not nightly, or all of them if full. An unknown word is an error that lists the known ones.
+// Select picks scenarios by exact name or family, comma separated; "" picks all that are not nightly, or all of them if full. An unknown word is an error with those that are like it.
 func Select(all []Scenario, words string, full bool) ([]Scenario, error) {
 	if strings.TrimSpace(words) == "" {
 		return slices.DeleteFunc(slices.Clone(all), func(s Scenario) bool { return s.Nightly && !full }), nil
@@ -124,7 +124,7 @@ func Select(all []Scenario, words string, full bool) ([]Scenario, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("no scenario or family is called %q; there are: %s", w, strings.Join(names(all), ", "))
+			return nil, unknown(w, names(all))
 		}
 	}
 	return picked, nil

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,75 +81,83 @@ func badInputs(t *testing.T) map[string]badInput {
 	}
 	noop := func(more ...string) []string { return append([]string{"run", "--scenario", "noop-faults"}, more...) }
 	return map[string]badInput{
-		"command":             {[]string{"frobnicate"}, `unknown command "frobnicate"`},
-		"command nearly":      {[]string{"rnu"}, `unknown command "rnu"`},
-		"flag":                {noop("--frobnicate"), "unknown flag: --frobnicate"},
-		"argument":            {noop("extra"), `"extra"`},
-		"flag without value":  {[]string{"run", "--seed"}, "needs an argument"},
-		"scenario":            {[]string{"run", "--scenario", "nod-kill"}, "node-kill"},
-		"scenario, one known": {[]string{"run", "--scenario", "node-kill,zz"}, `"zz"`},
-		"scenario elsewhere":  {[]string{"run", "--scenario", "r1-spof", "--sut", "nats-server@v2.15.2"}, "none of the chosen scenarios applies"},
-		"seed no number":      {noop("--seed", "abc"), `--seed "abc" is not a whole number`},
-		"seed negative":       {noop("--seed", "-1"), `--seed "-1" is not a whole number`},
-		"seed broken":         {noop("--seed", "1.5"), `--seed "1.5" is not a whole number`},
-		"seed too large":      {noop("--seed", "18446744073709551616"), "is not a whole number from 0 to 18446744073709551615"},
-		"sut":                 {noop("--sut", "redis"), "neither membershipd nor nats-server"},
-		"sut empty":           {noop("--sut", ""), "neither membershipd nor nats-server"},
-		"sut with version":    {noop("--sut", "membershipd@v1.0.0"), "neither membershipd nor nats-server"},
-		"sut without version": {noop("--sut", "nats-server"), "such as v2.15.2"},
-		"version":             {noop("--sut", "nats-server@2.15.2"), "such as v2.15.2"},
-		"version of another":  {noop("--sut", "nats-server@v9.9.9"), "such as v2.15.2"},
-		"procs 0":             {noop("--procs", "0"), "must be from 1 to 64"},
-		"procs no number":     {noop("--procs", "many"), `--procs "many" is not a whole number`},
-		"backend":             {noop("--backend", "podman"), "none of auto, docker, process"},
-		"sync":                {noop("--sync", "often"), "neither 'always' nor a duration"},
-		"sync negative":       {noop("--sync", "-2m"), "neither 'always' nor a duration"},
-		"full":                {noop("--full=maybe"), `--full "maybe" is not true or false`},
-		"out is foreign":      {noop("--out", foreign), "holds no bundle; name another folder with --out"},
-		"out is a website":    {noop("--out", site), "name another folder with --out"},
-		"out is a file":       {noop("--out", file), "folder for proofs"},
-		"out below a file":    {noop("--out", filepath.Join(file, "x")), "folder for proofs"},
-		"out is not ours":     {noop("--out", "/proc/1/proofs"), "folder for proofs"},
-		"binary missing":      {noop("--binary", filepath.Join(tmp, "membershipd")), "no such file"},
-		"binary name":         {noop("--binary", file), "is not called membershipd"},
-		"binary of another":   {noop("--binary", file, "--sut", "nats-server@v2.15.2"), "--binary is a membershipd"},
-		"mutant":              {[]string{"mutants", "--mutant", "zz"}, `"zz"`},
-		"matrix sut":          {[]string{"matrix", "--suts", "membershipd,redis"}, "neither membershipd nor nats-server"},
-		"matrix no sut":       {[]string{"matrix", "--suts", ","}, "names no system under test"},
-		"matrix scenario":     {[]string{"matrix", "--list", "--scenario", "zz"}, `"zz"`},
-		"bench rounds":        {[]string{"bench", "--rounds", "0"}, "at least 1"},
-		"list seed":           {[]string{"list", "--seed", "x"}, `--seed "x" is not a whole number`},
-		"verify nothing":      {[]string{"verify"}, "at least one bundle"},
-		"verify no folder":    {[]string{"verify", filepath.Join(tmp, "none")}, "is not a folder"},
-		"verify a file":       {[]string{"verify", file}, "is not a folder"},
-		"verify cut proof":    {[]string{"verify", noProof}, "1 of 1 bundles cannot be trusted"},
-		"verify cut history":  {[]string{"verify", noHistory}, "1 of 1 bundles cannot be trusted"},
-		"verify cut manifest": {[]string{"verify", noManifest}, "1 of 1 bundles cannot be trusted"},
-		"gate nothing":        {[]string{"gate"}, "at least one bundle"},
-		"gate no policy":      {[]string{"gate", "--policy", filepath.Join(tmp, "none.yaml"), good}, "read policy"},
-		"gate policy is junk": {[]string{"gate", "--policy", write(t, "\x00{]", tmp, "junk.yaml"), good}, "policy"},
-		"gate cut proof":      {[]string{"gate", noProof}, "gate: bad-proof"},
-		"gate cut history":    {[]string{"gate", noHistory}, "gate: bad-proof"},
-		"gate cut manifest":   {[]string{"gate", noManifest}, "gate: bad-proof"},
-		"verify no key":       {[]string{"verify", "--key", filepath.Join(tmp, "none.pub"), good}, "read key"},
-		"verify unsigned":     {[]string{"verify", "--key", public, good}, "1 of 1 bundles cannot be trusted"},
-		"gate unsigned":       {[]string{"gate", "--key", public, good}, "gate: bad-proof"},
-		"gate half a sign":    {[]string{"gate", "--sign", file, good}, "go together"},
-		"gate key is junk":    {[]string{"gate", "--key", file, good}, "the key cannot be used"},
-		"sign nothing":        {[]string{"sign"}, "name --key FILE"},
-		"sign exposed key":    {[]string{"sign", "--key", exposed, good}, "can be read by others"},
-		"sign public key":     {[]string{"sign", "--key", wrongHalf, good}, "the key cannot be used"},
-		"sign cut proof":      {[]string{"sign", "--key", private, noProof}, "1 of 1 bundles cannot be trusted"},
-		"keygen nothing":      {[]string{"keygen"}, "name one file"},
-		"keygen over a file":  {[]string{"keygen", private}, "file exists"},
-		"admit nothing":       {[]string{"admit"}, "name --key, --subject and one statement"},
-		"admit junk":          {[]string{"admit", "--key", public, "--subject", file, file}, "the attestation cannot be read"},
-		"report nothing":      {[]string{"report"}, "name one bundle"},
-		"report no folder":    {[]string{"report", filepath.Join(tmp, "none")}, "is not a folder"},
-		"report cut history":  {[]string{"report", noHistory}, "history"},
-		"report cut manifest": {[]string{"report", noManifest}, "MANIFEST"},
-		"store nothing":       {[]string{"store"}, "at least 1"},
-		"store no folder":     {[]string{"store", filepath.Join(tmp, "none")}, "none"},
+		"command":                {[]string{"frobnicate"}, `unknown command "frobnicate"`},
+		"command nearly":         {[]string{"rnu"}, `unknown command "rnu"`},
+		"flag":                   {noop("--frobnicate"), "unknown flag: --frobnicate"},
+		"argument":               {noop("extra"), `"extra"`},
+		"flag without value":     {[]string{"run", "--seed"}, "needs an argument"},
+		"scenario":               {[]string{"run", "--scenario", "nod-kill"}, "node-kill"},
+		"scenario, one known":    {[]string{"run", "--scenario", "node-kill,zz"}, `"zz"`},
+		"scenario elsewhere":     {[]string{"run", "--scenario", "r1-spof", "--sut", "nats-server@v2.15.2"}, "none of the chosen scenarios applies"},
+		"scenario, nothing near": {[]string{"run", "--scenario", "frobnicate"}, "called \"frobnicate\" ('chaos list'"},
+		"for without nemesis":    {noop("--for", "1m"), "nothing else looks at --for: add --scenario nemesis"},
+		"any without nemesis":    {noop("--any"), "nothing else looks at --any"},
+		"keep without nemesis":   {noop("--keep", "1", "--any"), "nothing else looks at --any, --keep"},
+		"for in a default run":   {[]string{"run", "--for", "1m"}, "nothing else looks at --for"},
+		"for in a dry run":       {noop("--for", "1m", "--dry-run"), "nothing else looks at --for"},
+		"for in a soak":          {[]string{"soak", "--scenario", "noop-faults", "--for", "1m"}, "nothing else looks at --for"},
+		"keep no such strike":    {[]string{"run", "--scenario", "nemesis", "--seed", "7", "--keep", "2,99"}, "--keep 99: the plan of seed 7 has the strikes 1 to 9"},
+		"seed no number":         {noop("--seed", "abc"), `--seed "abc" is not a whole number`},
+		"seed negative":          {noop("--seed", "-1"), `--seed "-1" is not a whole number`},
+		"seed broken":            {noop("--seed", "1.5"), `--seed "1.5" is not a whole number`},
+		"seed too large":         {noop("--seed", "18446744073709551616"), "is not a whole number from 0 to 18446744073709551615"},
+		"sut":                    {noop("--sut", "redis"), "neither membershipd nor nats-server"},
+		"sut empty":              {noop("--sut", ""), "neither membershipd nor nats-server"},
+		"sut with version":       {noop("--sut", "membershipd@v1.0.0"), "neither membershipd nor nats-server"},
+		"sut without version":    {noop("--sut", "nats-server"), "such as v2.15.2"},
+		"version":                {noop("--sut", "nats-server@2.15.2"), "such as v2.15.2"},
+		"version of another":     {noop("--sut", "nats-server@v9.9.9"), "such as v2.15.2"},
+		"procs 0":                {noop("--procs", "0"), "must be from 1 to 64"},
+		"procs no number":        {noop("--procs", "many"), `--procs "many" is not a whole number`},
+		"backend":                {noop("--backend", "podman"), "none of auto, docker, process"},
+		"sync":                   {noop("--sync", "often"), "neither 'always' nor a duration"},
+		"sync negative":          {noop("--sync", "-2m"), "neither 'always' nor a duration"},
+		"full":                   {noop("--full=maybe"), `--full "maybe" is not true or false`},
+		"out is foreign":         {noop("--out", foreign), "holds no bundle; name another folder with --out"},
+		"out is a website":       {noop("--out", site), "name another folder with --out"},
+		"out is a file":          {noop("--out", file), "folder for proofs"},
+		"out below a file":       {noop("--out", filepath.Join(file, "x")), "folder for proofs"},
+		"out is not ours":        {noop("--out", "/proc/1/proofs"), "folder for proofs"},
+		"binary missing":         {noop("--binary", filepath.Join(tmp, "membershipd")), "no such file"},
+		"binary name":            {noop("--binary", file), "is not called membershipd"},
+		"binary of another":      {noop("--binary", file, "--sut", "nats-server@v2.15.2"), "--binary is a membershipd"},
+		"mutant":                 {[]string{"mutants", "--mutant", "zz"}, `"zz"`},
+		"matrix sut":             {[]string{"matrix", "--suts", "membershipd,redis"}, "neither membershipd nor nats-server"},
+		"matrix no sut":          {[]string{"matrix", "--suts", ","}, "names no system under test"},
+		"matrix scenario":        {[]string{"matrix", "--list", "--scenario", "zz"}, `"zz"`},
+		"bench rounds":           {[]string{"bench", "--rounds", "0"}, "at least 1"},
+		"list seed":              {[]string{"list", "--seed", "x"}, `--seed "x" is not a whole number`},
+		"verify nothing":         {[]string{"verify"}, "at least one bundle"},
+		"verify no folder":       {[]string{"verify", filepath.Join(tmp, "none")}, "is not a folder"},
+		"verify a file":          {[]string{"verify", file}, "is not a folder"},
+		"verify cut proof":       {[]string{"verify", noProof}, "1 of 1 bundles cannot be trusted"},
+		"verify cut history":     {[]string{"verify", noHistory}, "1 of 1 bundles cannot be trusted"},
+		"verify cut manifest":    {[]string{"verify", noManifest}, "1 of 1 bundles cannot be trusted"},
+		"gate nothing":           {[]string{"gate"}, "at least one bundle"},
+		"gate no policy":         {[]string{"gate", "--policy", filepath.Join(tmp, "none.yaml"), good}, "read policy"},
+		"gate policy is junk":    {[]string{"gate", "--policy", write(t, "\x00{]", tmp, "junk.yaml"), good}, "policy"},
+		"gate cut proof":         {[]string{"gate", noProof}, "gate: bad-proof"},
+		"gate cut history":       {[]string{"gate", noHistory}, "gate: bad-proof"},
+		"gate cut manifest":      {[]string{"gate", noManifest}, "gate: bad-proof"},
+		"verify no key":          {[]string{"verify", "--key", filepath.Join(tmp, "none.pub"), good}, "read key"},
+		"verify unsigned":        {[]string{"verify", "--key", public, good}, "1 of 1 bundles cannot be trusted"},
+		"gate unsigned":          {[]string{"gate", "--key", public, good}, "gate: bad-proof"},
+		"gate half a sign":       {[]string{"gate", "--sign", file, good}, "go together"},
+		"gate key is junk":       {[]string{"gate", "--key", file, good}, "the key cannot be used"},
+		"sign nothing":           {[]string{"sign"}, "name --key FILE"},
+		"sign exposed key":       {[]string{"sign", "--key", exposed, good}, "can be read by others"},
+		"sign public key":        {[]string{"sign", "--key", wrongHalf, good}, "the key cannot be used"},
+		"sign cut proof":         {[]string{"sign", "--key", private, noProof}, "1 of 1 bundles cannot be trusted"},
+		"keygen nothing":         {[]string{"keygen"}, "name one file"},
+		"keygen over a file":     {[]string{"keygen", private}, "file exists"},
+		"admit nothing":          {[]string{"admit"}, "name --key, --subject and one statement"},
+		"admit junk":             {[]string{"admit", "--key", public, "--subject", file, file}, "the attestation cannot be read"},
+		"report nothing":         {[]string{"report"}, "name one bundle"},
+		"report no folder":       {[]string{"report", filepath.Join(tmp, "none")}, "is not a folder"},
+		"report cut history":     {[]string{"report", noHistory}, "history"},
+		"report cut manifest":    {[]string{"report", noManifest}, "MANIFEST"},
+		"store nothing":          {[]string{"store"}, "at least 1"},
+		"store no folder":        {[]string{"store", filepath.Join(tmp, "none")}, "none"},
 	}
 }
 
@@ -242,6 +253,69 @@ func TestMakeHoldsBundlesAgainstTheIndex(t *testing.T) {
 	for _, target := range []string{"verify", "gate"} {
 		if said := makes(target); !strings.Contains(said, filepath.Join(out, "gone")+" "+missing) {
 			t.Errorf("make %s, with one that is gone: %s", target, said)
+		}
+	}
+}
+
+// TestMakeSwitches: what is 0 or empty is not set.
+func TestMakeSwitches(t *testing.T) {
+	if _, err := exec.LookPath("make"); err != nil {
+		t.Skip("there is no make on this machine")
+	}
+	for value, want := range map[string]bool{"": false, "0": false, "no": false, "1": true, "yes": true} {
+		for target, flags := range map[string][]string{"chaos": {"--full", "--any"}, "soak": {"--any"}, "matrix": {"--full"}} {
+			cmd := exec.CommandContext(t.Context(), "make", "-n", target, "FULL="+value, "ANY="+value, "GO=true")
+			cmd.Dir = filepath.Join("..", "..")
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, flag := range flags {
+				if strings.Contains(string(out), flag) != want {
+					t.Errorf("make %s with %q: %s there: %t", target, value, flag, !want)
+				}
+			}
+		}
+	}
+}
+
+// TestDryRunJSON: a line for each scenario, the same plan as in words, and nothing else.
+func TestDryRunJSON(t *testing.T) {
+	args := []string{"run", "--scenario", "nemesis,node-kill", "--seed", "7", "--for", "20s", "--keep", "1,2", "--dry-run"}
+	words := inProcess(t, args...)
+	var names []string
+	for line := range strings.Lines(inProcess(t, append(args, "--json")...).out) {
+		p := decode[planned](t, said{out: line})
+		names = append(names, p.Scenario)
+		if p.Seed != 7 || p.SUT != "membershipd" || p.Doc == "" || len(p.Steps) == 0 {
+			t.Errorf("%+v lacks something", p)
+		}
+		for _, st := range p.Steps {
+			if !strings.Contains(words.out, st) {
+				t.Errorf("the plan of %s in words has no %q", p.Scenario, st)
+			}
+		}
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, []string{"nemesis", "node-kill"}) {
+		t.Errorf("planned are %v", names)
+	}
+}
+
+// TestNemesisFlags: they are for every run that has the random nemesis in it.
+func TestNemesisFlags(t *testing.T) {
+	for name, f := range map[string]runFlags{
+		"by name":             {scenario: "nemesis", nemesis: scenarios.Nemesis{For: time.Second, Any: true, Keep: []int{3, 1}}},
+		"among others":        {scenario: "node-kill,nemesis", nemesis: scenarios.Nemesis{For: time.Minute}},
+		"in the whole run":    {full: true, nemesis: scenarios.Nemesis{For: time.Minute}},
+		"in another part":     {full: true, shard: "1/40", nemesis: scenarios.Nemesis{For: time.Minute}},
+		"not at all":          {scenario: "node-kill"},
+		"plain nats-server's": {scenario: "nemesis", sut: "nats-server@v2.15.2", nemesis: scenarios.Nemesis{Any: true}},
+	} {
+		f.procs, f.backend, f.seed, f.seeded = 1, "process", 7, true
+		f.sut = cmp.Or(f.sut, "membershipd")
+		if err := newSession(&f, io.Discard).check(); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -70,7 +70,7 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
 	f.add(cmd)
 	cmd.Flags().StringVar(&f.binary, "binary", "", "the membershipd to test, such as the very file that is to be deployed (default: built from this tree)")
 	cmd.Flags().StringVar(&f.shard, "shard", "", "only this part of the scenarios, such as 2/4; /4 takes the part from "+indexedJob+" or "+testSharding+"; see 'chaos merge'")
-	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan of each chosen scenario for this seed, with targets and times; nothing is run")
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan of each chosen scenario for this seed, with targets and times, with --json one line each; nothing is run")
 	return cmd
 }
 
@@ -173,9 +173,6 @@ func (s *session) check() error {
 	if f.binary != "" && kind != cluster.Membershipd {
 		return fmt.Errorf("--binary is a membershipd, and --sut is %s", f.sut)
 	}
-	if err := f.nemesis.Check(); err != nil {
-		return fmt.Errorf("nemesis: %w", err)
-	}
 	for _, sc := range list {
 		if kind != cluster.Membershipd && (sc.Only == cluster.Membershipd || sc.Control) {
 			s.skipped = append(s.skipped, sc.Name)
@@ -194,7 +191,7 @@ func (s *session) check() error {
 	if !f.seeded {
 		f.seed, f.seeded = uint64(time.Now().UnixNano())%1_000_000, true
 	}
-	return nil
+	return s.checkNemesis(kind)
 }
 
 func kindOf(sut string) (cluster.Kind, error) {
