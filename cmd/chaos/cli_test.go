@@ -368,6 +368,55 @@ func TestListJSON(t *testing.T) {
 	}
 }
 
+// TestListTellsTheRuns: what the list says of a scenario is what a run that names none does with it.
+func TestListTellsTheRuns(t *testing.T) {
+	in := func(sut string, full bool) map[string]bool {
+		f := &runFlags{sut: sut, full: full, procs: 1, backend: "process"}
+		s := newSession(f, io.Discard)
+		if err := s.check(); err != nil {
+			t.Fatal(err)
+		}
+		names := map[string]bool{}
+		for _, sc := range s.list {
+			names[sc.Name] = true
+		}
+		return names
+	}
+	const plain = "nats-server@v2.15.2"
+	daily, dailyPlain, full := in("membershipd", false), in(plain, false), in("membershipd", true)
+	lines := map[string][]string{}
+	for line := range strings.Lines(inProcess(t, "list").out) {
+		words := strings.Fields(line)
+		lines[words[0]] = words
+	}
+	nightly := 0
+	for _, l := range decode[[]listed](t, inProcess(t, "list", "--json")) {
+		if l.Default != daily[l.Name] || l.Nightly == l.Default || !full[l.Name] {
+			t.Errorf("%s: default %t, nightly %t; in the default run: %t, in the whole one: %t", l.Name, l.Default, l.Nightly, daily[l.Name], full[l.Name])
+		}
+		run, about := "default", "any"
+		if !daily[l.Name] {
+			run = "nightly"
+			nightly++
+		}
+		if !in(plain, true)[l.Name] {
+			about = "membershipd"
+		}
+		if dailyPlain[l.Name] != (run == "default" && about == "any") {
+			t.Errorf("%s: in the default run about plain nats-server: %t", l.Name, dailyPlain[l.Name])
+		}
+		if words := lines[l.Name]; len(words) < 4 || words[2] != run || words[3] != about {
+			t.Errorf("%s: %q, want %s and %s", l.Name, words, run, about)
+		}
+	}
+	if nightly == 0 || len(daily) == 0 {
+		t.Errorf("%d scenarios are nightly, %d are not", nightly, len(daily))
+	}
+	if help := inProcess(t, "--help").out; strings.Contains(help, "six") || !strings.Contains(help, "'chaos list'") {
+		t.Errorf("the help counts scenarios, or does not say where they are: %s", help)
+	}
+}
+
 func TestDoctorJSON(t *testing.T) {
 	fs := decode[[]finding](t, inProcess(t, "doctor", "--json"))
 	for _, want := range []string{"Go toolchain", "source tree", "Docker engine", "fault isolate", "fault kill", "scenario noop-faults"} {

@@ -3,12 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/unibus/unibus/faults"
 	"github.com/unibus/unibus/scenarios"
+	"github.com/unibus/unibus/sut/cluster"
 )
 
 // listed is a scenario as 'chaos list --json' shows it.
@@ -16,18 +18,41 @@ type listed struct {
 	Name    string   `json:"name"`
 	Family  string   `json:"family"`
 	Doc     string   `json:"doc"`
+	Default bool     `json:"default"` // in a run that names no scenario
+	Nightly bool     `json:"nightly"` // with --full, or by name
 	Only    string   `json:"only,omitempty"`
 	Control bool     `json:"control"`
 	Needs   []string `json:"needs"`
 	Seconds int      `json:"expected_seconds"`
 	Steps   []string `json:"steps,omitempty"`
+
+	ours bool // in no run about plain nats-server
+}
+
+// when is the word for the runs that it is in.
+func (l listed) when() string {
+	if l.Default {
+		return "default"
+	}
+	return "nightly"
+}
+
+// about is the word for the systems under test that it is run with.
+func (l listed) about() string {
+	if l.ours {
+		return string(cluster.Membershipd)
+	}
+	return "any"
 }
 
 func listCmd() *cobra.Command {
 	var asJSON, steps, verbs bool
 	var seed uint64
 	cmd := &cobra.Command{
-		Use: "list", Short: "List scenarios, with --steps what they would do, with --faults the verbs", Args: cobra.NoArgs,
+		Use: "list", Short: "List scenarios and the runs that they are in, with --steps what they would do, with --faults the verbs", Args: cobra.NoArgs,
+		Long: `list prints each scenario with its family, whether it is in the default run (of a 'chaos run' that names none) or only in the nightly one (--full; or by
+name), the systems under test that it is run with, and about how long it takes. A run about plain nats-server leaves out what is about membershipd alone, the
+controls among it. What this machine cannot do is NOT RUN: 'chaos doctor' names it.`,
 		Example: "  chaos list\n  chaos list --steps --seed 7\n  chaos list --faults",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if verbs {
@@ -44,9 +69,15 @@ func listCmd() *cobra.Command {
 }
 
 func listScenarios(cmd *cobra.Command, asJSON, steps bool, seed uint64) error {
+	daily, err := scenarios.Select(scenarios.All(), "", false) // as a run that names none does
+	if err != nil {
+		return usage(err)
+	}
 	var out []listed
 	for _, s := range scenarios.All() {
-		l := listed{Name: s.Name, Family: s.Family, Doc: s.Doc, Only: string(s.Only), Control: s.Control, Seconds: s.Seconds, Needs: []string{}}
+		l := listed{Name: s.Name, Family: s.Family, Doc: s.Doc, Only: string(s.Only), Control: s.Control, Seconds: s.Seconds, Needs: []string{}, ours: !about(cluster.NATSServer, s)}
+		l.Default = slices.ContainsFunc(daily, func(d scenarios.Scenario) bool { return d.Name == s.Name })
+		l.Nightly = !l.Default
 		for _, n := range s.Needs {
 			l.Needs = append(l.Needs, string(n))
 		}
@@ -69,9 +100,9 @@ func listScenarios(cmd *cobra.Command, asJSON, steps bool, seed uint64) error {
 	}
 	tw := tabwriter.NewWriter(w, 0, 2, 2, ' ', 0)
 	for _, l := range out {
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t~%d s\t%s\n", l.Name, l.Family, l.Seconds, l.Doc)
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t~%d s\t%s\n", l.Name, l.Family, l.when(), l.about(), l.Seconds, l.Doc)
 		for i, st := range l.Steps {
-			_, _ = fmt.Fprintf(tw, "  %3d %s\t\t\t\n", i+1, st)
+			_, _ = fmt.Fprintf(tw, "  %3d %s\t\t\t\t\t\n", i+1, st)
 		}
 	}
 	return tw.Flush()

@@ -75,7 +75,7 @@ func rootCmd() *cobra.Command {
 records what every client saw, judges the record, and writes a proof that anybody can check again from the evidence alone.
 
 Exit codes: 0 pass, 1 fail, 2 bad input or a proof that does not hold, 3 inconclusive or not run.`,
-		Example: `  chaos run                                  the six scenario families, with their controls
+		Example: `  chaos run                                  every scenario that is not nightly ('chaos list'), with its controls
   chaos run --scenario node-kill --seed 7    one of them
   chaos run --sut nats-server@v2.15.2        the same faults on plain nats-server
   chaos verify proofs/node-kill              check a proof again

@@ -74,7 +74,7 @@ func cells(f *runFlags, suts []string) ([]cell, error) {
 			return nil, err
 		}
 		for _, s := range list {
-			if kind == cluster.Membershipd || s.Only == "" && !s.Control {
+			if about(kind, s) {
 				cs = append(cs, cell{s.Name, sut, s.Seconds})
 			}
 		}

@@ -76,12 +76,12 @@ Where Docker answers a node is a pod of three containers; elsewhere it is a chil
 
 func (f *runFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.scenario, "scenario", "", "scenarios or families, comma separated (default all; see 'chaos list')")
+	fl.StringVar(&f.scenario, "scenario", "", "scenarios or families, comma separated (default all that are not nightly; see 'chaos list')")
 	fl.StringVar(&f.sut, "sut", "membershipd", "system under test: membershipd, or nats-server@VERSION")
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of targets, schedules and payloads (default a new one, which is printed)")
 	fl.StringVar(&f.out, "out", "proofs", "folder for the bundles, of one run at a time; bundles of the same scenarios in it are replaced")
 	fl.IntVar(&f.procs, "procs", defaultProcs, "clusters at once, at most: one begins when the machine has room; timing figures are comparable only with 1")
-	fl.BoolVar(&f.full, "full", false, "the whole product of cases where the default is a sample")
+	fl.BoolVar(&f.full, "full", false, "the whole product of cases where the default is a sample, and the nightly scenarios where none is named")
 	fl.StringVar(&f.backend, "backend", "auto", "docker, process, or auto: docker where an engine answers")
 	fl.StringVar(&f.sync, "sync", "", "sync policy of JetStream: always (default) or an interval such as 2m")
 	fl.BoolVar(&f.claims, "claims", false, fmt.Sprintf("print every claim of every scenario, also when more than %d were run", fewProofs))
@@ -174,7 +174,7 @@ func (s *session) check() error {
 		return fmt.Errorf("--binary is a membershipd, and --sut is %s", f.sut)
 	}
 	for _, sc := range list {
-		if kind != cluster.Membershipd && (sc.Only == cluster.Membershipd || sc.Control) {
+		if !about(kind, sc) {
 			s.skipped = append(s.skipped, sc.Name)
 			continue
 		}
@@ -192,6 +192,11 @@ func (s *session) check() error {
 		f.seed, f.seeded = uint64(time.Now().UnixNano())%1_000_000, true
 	}
 	return s.checkNemesis(kind)
+}
+
+// about tells whether a run about that kind of subject has the scenario in it. Controls are about plain nats-server anyway, and go with runs about membershipd.
+func about(kind cluster.Kind, sc scenarios.Scenario) bool {
+	return kind == cluster.Membershipd || sc.Only != cluster.Membershipd && !sc.Control
 }
 
 func kindOf(sut string) (cluster.Kind, error) {
@@ -460,7 +465,7 @@ func verdict(ctx context.Context, s *session, proofs []reports.Proof, missing []
 	return nil
 }
 
-// required keeps the scenarios whose absence is not acceptable: those that were asked for by name, and the six families with their controls.
+// required keeps the scenarios whose absence is not acceptable: those that were asked for by name, and the required families.
 func (s *session) required(names []string) []string {
 	if s.named {
 		return names
