@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +25,8 @@ const (
 	auditPatience = 10 * time.Second
 	// auditRoomWait is between two looks of a change that waits for the trail.
 	auditRoomWait = 20 * time.Millisecond
+	// headerAudited is in every record: how far the trail of every bucket was when it was appended, as BUCKET=REVISION, separated by spaces.
+	headerAudited = "Unibus-Audited"
 )
 
 // AuditRecord is one entry of the audit stream.
@@ -40,6 +44,9 @@ type AuditRecord struct {
 // auditor copies who, what and when of every change from the bucket's own stream to the audit stream. The facts are stored with the change itself, so
 // a node that dies right after a change leaves no hole: the next one goes on behind the last record. A compare-and-set makes each entry once. And a
 // change that would push one out of the bucket's history that is not in the trail yet has to wait for it: see room.
+//
+// The trail is limited, and its oldest records make room for new ones, to whatever bucket these belong. So each record also tells how far the trail of
+// every bucket is: that of a bucket whose last record is gone goes on where it ended, rather than from the beginning.
 type auditor struct {
 	js      jsAPI
 	log     *slog.Logger
@@ -47,6 +54,7 @@ type auditor struct {
 	ask     func()      // whichever node leads is told that there is something to do
 	kicks   chan struct{}
 	failing map[string]*streak
+	slack   time.Duration // by which the clocks of two streams' leaders may be apart
 
 	mu   sync.Mutex
 	done map[string]uint64 // by bucket, a revision up to which everything is in the trail, as far as this node knows
@@ -61,7 +69,8 @@ type streak struct {
 
 func newAuditor(js jsAPI, log *slog.Logger, leading func() bool, ask func()) *auditor {
 	return &auditor{
-		js: js, log: log, leading: leading, ask: ask, kicks: make(chan struct{}, 1), failing: map[string]*streak{}, done: map[string]uint64{},
+		js: js, log: log, leading: leading, ask: ask, kicks: make(chan struct{}, 1), failing: map[string]*streak{}, slack: clockTolerance,
+		done: map[string]uint64{},
 	}
 }
 
@@ -183,13 +192,19 @@ func (a *auditor) catchUp(ctx context.Context, bucket string) error {
 	}
 	revision := last.revision
 	expect := last.seq
-	for {
+	for carried := false; ; {
 		m, err := a.js.next(ctx, bucketStream(bucket), revision+1, keySubject(bucket, ">"))
 		if err != nil || m.seq == 0 {
 			return err
 		}
 		r := recordOf(bucket, m)
 		if r.Name != access.FenceKey {
+			if !carried {
+				if err := a.carry(ctx); err != nil {
+					return err
+				}
+				carried = true
+			}
 			if expect, err = a.append(ctx, r, expect); err != nil {
 				return fmt.Errorf("append a record: %w", err)
 			}
@@ -211,14 +226,89 @@ func (a *auditor) last(ctx context.Context, bucket string) (recorded, error) {
 		return recorded{}, fmt.Errorf("read the last record: %w", err)
 	}
 	if m.seq == 0 {
-		return recorded{}, nil
+		revision, err := a.pushedOut(ctx, bucket)
+		return recorded{revision: revision}, err
 	}
+	revision, err := a.learn(bucket, m)
+	return recorded{seq: m.seq, revision: revision}, err
+}
+
+// learn takes from a bucket's record how far the trail is.
+func (a *auditor) learn(bucket string, m storedMsg) (uint64, error) {
 	var r AuditRecord
 	if err := json.Unmarshal(m.data, &r); err != nil {
-		return recorded{}, fmt.Errorf("decode the last record: %w", err)
+		return 0, fmt.Errorf("decode the last record: %w", err)
 	}
 	a.setAudited(bucket, r.Revision)
-	return recorded{seq: m.seq, revision: r.Revision}, nil
+	for mark := range strings.FieldsSeq(m.header.Get(headerAudited)) {
+		name, text, _ := strings.Cut(mark, "=")
+		if n, err := strconv.ParseUint(text, 10, 64); err == nil && slices.Contains(auditedBuckets, name) {
+			a.setAudited(name, n)
+		}
+	}
+	return r.Revision, nil
+}
+
+// carry learns what the last records of all buckets tell, so that the next one can tell it again.
+func (a *auditor) carry(ctx context.Context) error {
+	for _, bucket := range auditedBuckets {
+		m, err := a.js.last(ctx, AuditStream, auditSubject(bucket))
+		if err != nil {
+			return fmt.Errorf("read the last record: %w", err)
+		}
+		if m.seq == 0 {
+			continue
+		}
+		if _, err := a.learn(bucket, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pushedOut is where the trail of a bucket ended that has no record in it: 0 if it never had one.
+func (a *auditor) pushedOut(ctx context.Context, bucket string) (uint64, error) {
+	info, err := a.js.streamInfo(ctx, AuditStream)
+	if err != nil {
+		return 0, fmt.Errorf("look at the trail: %w", err)
+	}
+	if info.State.FirstSeq <= 1 {
+		return 0, nil
+	}
+	if err := a.carry(ctx); err != nil {
+		return 0, err
+	}
+	if known := a.audited(bucket); known > 0 {
+		return known, nil
+	}
+	revision, err := a.before(ctx, bucket, info.State.FirstTime.Add(-a.slack))
+	if err == nil {
+		a.setAudited(bucket, revision)
+	}
+	return revision, err
+}
+
+// before is the bucket's last revision that is older than that. It is for trails of which no record tells how far they are, as earlier versions made
+// them. A change since the trail's first record was recorded since then, too, or not at all; one from before that is taken for recorded and pushed out.
+func (a *auditor) before(ctx context.Context, bucket string, when time.Time) (uint64, error) {
+	info, err := a.js.streamInfo(ctx, bucketStream(bucket))
+	if err != nil {
+		return 0, fmt.Errorf("look at the bucket: %w", err)
+	}
+	older, end := uint64(0), info.State.LastSeq
+	for older < end {
+		middle := older + (end-older+1)/2
+		m, err := a.js.next(ctx, bucketStream(bucket), middle, keySubject(bucket, ">"))
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("look for changes from before the trail: %w", err)
+		case m.seq > 0 && m.when.Before(when):
+			older = m.seq
+		default:
+			end = middle - 1
+		}
+	}
+	return older, nil
 }
 
 func recordOf(bucket string, m storedMsg) AuditRecord {
@@ -233,5 +323,16 @@ func (a *auditor) append(ctx context.Context, r AuditRecord, expect uint64) (uin
 	if err != nil {
 		return 0, err
 	}
-	return a.js.publish(ctx, auditSubject(r.Bucket), nats.Header{}, body, &expectation{seq: expect})
+	return a.js.publish(ctx, auditSubject(r.Bucket), nats.Header{headerAudited: {a.marks()}}, body, &expectation{seq: expect})
+}
+
+// marks is the value of headerAudited.
+func (a *auditor) marks() string {
+	var all []string
+	for _, bucket := range auditedBuckets {
+		if revision := a.audited(bucket); revision > 0 {
+			all = append(all, bucket+"="+strconv.FormatUint(revision, 10))
+		}
+	}
+	return strings.Join(all, " ")
 }

@@ -117,6 +117,171 @@ func TestRoomKeepsTheTrailWhole(t *testing.T) {
 	}
 }
 
+// smallTrail is a nats-server with the buckets of settings and users, and a trail that holds some dozen records.
+func smallTrail(t *testing.T) jsAPI {
+	t.Helper()
+	js := oneServer(t, false)
+	for _, a := range assets() {
+		if a.label == BucketUsers {
+			if err := js.createStream(t.Context(), a.config(1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	trail := auditConfig(1)
+	trail.MaxBytes = 16 << 10
+	if err := js.createStream(t.Context(), trail); err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// made is how many records the trail ever had; here nobody but auditors makes some.
+func made(t *testing.T, js jsAPI) int {
+	t.Helper()
+	info, err := js.streamInfo(t.Context(), AuditStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(info.State.LastSeq)
+}
+
+// pushOut makes changes of users until no record of a setting is left in the trail, each of them audited at once. It returns how many.
+func pushOut(t *testing.T, a *auditor) (changes int) {
+	t.Helper()
+	for ; ; changes++ {
+		m, err := a.js.last(t.Context(), AuditStream, auditSubject(BucketSettings))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.seq == 0 {
+			return changes
+		}
+		h := nats.Header{headerWhat: {"users.add"}}
+		if _, err := a.js.publish(t.Context(), keySubject(BucketUsers, fmt.Sprintf("user%d-%d", m.seq, changes)), h, []byte("{}"), nil); err != nil {
+			t.Fatal(err)
+		}
+		works(t, a, BucketUsers)
+	}
+}
+
+func works(t *testing.T, a *auditor, buckets ...string) {
+	t.Helper()
+	for _, b := range buckets {
+		if err := a.catchUp(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestPushedOutIsNotRepeated: a quiet bucket's records are pushed out of the trail by those of a busy one, again and again. Nothing is recorded twice, by
+// whichever node, and what comes then is.
+func TestPushedOutIsNotRepeated(t *testing.T) {
+	js := smallTrail(t)
+	a, want := testAuditor(js, slog.New(slog.DiscardHandler), nil), 0
+	another := func() *auditor { return testAuditor(js, slog.New(slog.DiscardHandler), nil) }
+	for round := range 3 {
+		for i := range 5 {
+			revise(t, a, fmt.Sprint("key", i), round)
+			want++
+		}
+		works(t, a, BucketSettings)
+		want += pushOut(t, another()) // which has not heard of the settings
+		works(t, another(), BucketSettings)
+		if got := made(t, js); got != want {
+			t.Fatalf("round %d: %d records of %d changes", round, got, want)
+		}
+		a = another() // a process that starts knows nothing but the trail, and works for the busy bucket first
+		if _, err := js.publish(t.Context(), keySubject(BucketUsers, fmt.Sprint("late", round)), nil, []byte("{}"), nil); err != nil {
+			t.Fatal(err)
+		}
+		want++
+		works(t, a, BucketUsers, BucketSettings)
+		works(t, another(), BucketSettings, BucketUsers)
+		if got := made(t, js); got != want {
+			t.Fatalf("round %d, another auditor: %d records of %d changes", round, got, want)
+		}
+	}
+	revise(t, a, "key0", 9)
+	late := another()
+	works(t, late, BucketSettings)
+	works(t, a, BucketSettings)
+	if all := trailOf(t, js); len(all) != 1 || all[0].Name != "key0" || all[0].Revision != 16 {
+		t.Errorf("a change since: %+v", all)
+	}
+	if got := made(t, js); got != want+1 {
+		t.Errorf("%d records of %d changes", got, want+1)
+	}
+}
+
+// TestTwoAuditors: they work at the same time on a trail from which a bucket was pushed out, and make each record once.
+func TestTwoAuditors(t *testing.T) {
+	js := smallTrail(t)
+	a := testAuditor(js, slog.New(slog.DiscardHandler), nil)
+	revise(t, a, "key", 0)
+	works(t, a, BucketSettings)
+	want := 1 + pushOut(t, a)
+	for i := range 10 {
+		revise(t, a, fmt.Sprint("new", i), 0)
+	}
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			b := testAuditor(js, slog.New(slog.DiscardHandler), nil)
+			for deadline := time.Now().Add(settleWait); time.Now().Before(deadline); {
+				if b.catchUp(t.Context(), BucketSettings) == nil && b.audited(BucketSettings) == 11 {
+					return
+				}
+			}
+			t.Error("it does not come to the end")
+		})
+	}
+	both.Wait()
+	if got := made(t, js); got != want+10 {
+		t.Errorf("%d records of %d changes", got, want+10)
+	}
+}
+
+// TestTrailOfAnEarlierVersion: no record tells how far the trail of a bucket was that was pushed out. What is older than the trail is taken for recorded,
+// which every node finds out by itself, so that no change of such a bucket has to wait.
+func TestTrailOfAnEarlierVersion(t *testing.T) {
+	js := smallTrail(t)
+	a := testAuditor(js, slog.New(slog.DiscardHandler), func() {})
+	history := historyOf(BucketSettings)
+	for i := range history {
+		revise(t, a, "full", i)
+	}
+	works(t, a, BucketSettings)
+	pushOut(t, a)
+	for marked := true; marked; { // an earlier version made all records that are left
+		m, err := js.last(t.Context(), AuditStream, auditSubject(BucketUsers))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.publish(t.Context(), auditSubject(BucketUsers), nil, m.data, nil); err != nil {
+			t.Fatal(err)
+		}
+		first, err := js.next(t.Context(), AuditStream, 1, auditSubjects)
+		if err != nil {
+			t.Fatal(err)
+		}
+		marked = first.header.Get(headerAudited) != ""
+	}
+	before := made(t, js)
+	node, fresh := testAuditor(js, slog.New(slog.DiscardHandler), func() {}), testAuditor(js, slog.New(slog.DiscardHandler), nil)
+	node.slack, fresh.slack = 0, 0
+	ctx, cancel := context.WithTimeout(t.Context(), soonest)
+	defer cancel()
+	if err := node.room(ctx, BucketSettings, "full", history); err != nil {
+		t.Errorf("a change on a node that does not audit: %v", err)
+	}
+	revise(t, node, "full", history)
+	works(t, fresh, BucketSettings, BucketUsers)
+	if all := trailOf(t, js); len(all) != 1 || all[0].Revision != uint64(history)+1 || made(t, js) != before+1 {
+		t.Errorf("of one change: %d records, of these in the trail: %+v", made(t, js)-before, all)
+	}
+}
+
 // TestRoomInEveryCluster: a setting can be written in a cluster of any size that is not refused.
 func TestRoomInEveryCluster(t *testing.T) {
 	js := oneServer(t, true)
