@@ -180,9 +180,9 @@ func (a *api) importPart(ctx context.Context, who caller, users []control.UserAd
 			resp.Revision = max(resp.Revision, revision)
 			return len(ends), refused
 		}
-		written, last, err := a.js.publishChain(ctx, msgs)
-		if written > 0 {
-			resp.Revision, resp.Changed, resp.Added = last, true, resp.Added+written
+		written, stored, last, err := a.js.publishChain(ctx, msgs)
+		if last > 0 {
+			resp.Revision, resp.Changed, resp.Added = last, true, resp.Added+stored
 			a.follow[access.Users].hint(last)
 			a.plane.announce(a.js.nc, revisionOf(access.Users, last))
 			a.wrote()
@@ -231,6 +231,7 @@ func (a *api) planImport(who caller, users []control.UserAddRequest, revision ui
 			if err := a.admits(BucketUsers, m); err != nil {
 				return msgs, ends, err
 			}
+			m.Header.Set(headerExpectSeq, "0") // of the name: another's write that comes between may have taken it, and the chain goes on behind it
 			msgs = append(msgs, m)
 			before.add(req)
 		}

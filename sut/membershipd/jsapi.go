@@ -245,30 +245,32 @@ func (a pubAck) sequence() (uint64, error) {
 	return a.Seq, nil
 }
 
-// publishChain writes messages that each expect the stream to end with the one before. It returns how many of them, from the first on, a majority has;
-// if that is not all, the error is the first refusal, or why the wait ended.
-func (a jsAPI) publishChain(ctx context.Context, msgs []*nats.Msg) (int, uint64, error) {
+// publishChain writes messages that each expect the stream to end with the one before. It returns how many of them, from the first on and without a gap, a
+// majority has, how many of all, and the last sequence of those; if that is not all, the error is the first refusal, or why the wait ended.
+//
+// A write of somebody else that comes between takes the place of one of them, which is refused: the next one finds the stream as long as it expects.
+func (a jsAPI) publishChain(ctx context.Context, msgs []*nats.Msg) (done, stored int, last uint64, err error) {
 	if !a.nc.IsConnected() {
-		return 0, 0, errNotConnected
+		return 0, 0, 0, errNotConnected
 	}
 	inbox := a.nc.NewInbox()
 	sub, err := a.nc.SubscribeSync(inbox + ".*")
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // nothing more is expected
 	for i, m := range msgs {
 		m.Reply = inbox + "." + strconv.Itoa(i)
 		if err := a.nc.PublishMsg(m); err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 	}
-	done, last := 0, uint64(0)
+	acked := make([]bool, len(msgs))
 	var refused error
 	for range msgs {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return done, last, errors.Join(refused, err)
+			return done, stored, last, errors.Join(refused, err)
 		}
 		var ack pubAck
 		seq, err := uint64(0), a.decode(m, &ack)
@@ -282,12 +284,16 @@ func (a jsAPI) publishChain(ctx context.Context, msgs []*nats.Msg) (int, uint64,
 			}
 			continue
 		}
-		if i >= done {
-			done, last = i+1, seq
+		if i < 0 || i >= len(msgs) {
+			continue
+		}
+		acked[i], stored, last = true, stored+1, max(last, seq)
+		for done < len(msgs) && acked[done] {
+			done++
 		}
 	}
 	if done < len(msgs) && refused == nil {
 		refused = errors.New("not every write was answered")
 	}
-	return done, last, refused
+	return done, stored, last, refused
 }

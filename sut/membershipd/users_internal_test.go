@@ -38,6 +38,7 @@ func TestUsers(t *testing.T) {
 		{"add", c.testAdd},
 		{"races", c.testRaces},
 		{"import", c.testImport},
+		{"import against adds", c.testImportAgainstAdds},
 		{"disable", c.testDisable},
 		{"rotate", c.testRotate},
 		{"roles", c.testRoles},
@@ -250,6 +251,54 @@ func (c *inProcess) testImport(t *testing.T, admin *control.Client) {
 	page, err = admin.UsersPage(t.Context(), control.PageRequest{Prefix: "import-", Limit: 500, After: page.Next})
 	if err != nil || len(page.Users) != 100 || page.Next != "" || page.Users[0].Name != "import-0500" {
 		t.Errorf("second page: %d users, next %q, %v", len(page.Users), page.Next, err)
+	}
+}
+
+// testImportAgainstAdds: what is imported is there, although another node adds users meanwhile, and so is what that node adds.
+func (c *inProcess) testImportAgainstAdds(t *testing.T, admin *control.Client) {
+	const n = 500
+	var users []control.UserAddRequest
+	for i := range n {
+		_, pub := userKey(t)
+		users = append(users, control.UserAddRequest{Name: fmt.Sprintf("crowd-%04d", i), Key: pub, Role: "member"})
+	}
+	other := c.api(c.admin, 1)
+	imported := make(chan error, 1)
+	go func() {
+		all, err := admin.ImportAll(t.Context(), users, control.ImportOptions{})
+		if err == nil && (all.Decided != n || all.Added > n) {
+			err = fmt.Errorf("imported: %+v", all)
+		}
+		imported <- err
+	}()
+	var added []string
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("lone-%04d", i)
+		_, pub := userKey(t)
+		if _, err := other.AddUser(t.Context(), control.UserAddRequest{Name: name, Key: pub, Role: "member"}); err == nil {
+			added = append(added, name)
+		}
+		select {
+		case err := <-imported:
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range users {
+				if got, err := admin.User(t.Context(), u.Name); err != nil || got.Key != u.Key {
+					t.Errorf("%s was imported: %+v, %v", u.Name, got, err)
+				}
+			}
+			for _, name := range added {
+				if _, err := admin.User(t.Context(), name); err != nil {
+					t.Errorf("%s was added: %v", name, err)
+				}
+			}
+			if len(added) == 0 {
+				t.Error("nothing was added meanwhile")
+			}
+			return
+		default:
+		}
 	}
 }
 
