@@ -172,9 +172,16 @@ func (m *mutantRun) one(ctx context.Context, job scenarios.Mutant) {
 	m.add(row)
 }
 
+// mutantFolder is where a job's run writes to: several go on at a time, and a folder takes one.
+func mutantFolder(job scenarios.Mutant) string {
+	if job.Name == cleanBuild {
+		return strings.Trim(cleanBuild, "()") + "-" + job.Scenario
+	}
+	return job.Name
+}
+
 func (m *mutantRun) run(ctx context.Context, job scenarios.Mutant, row *mutantRow) (reports.Proof, error) {
-	name := strings.Trim(job.Name, "()")
-	dir := filepath.Join(m.flags.out, name)
+	dir := filepath.Join(m.flags.out, mutantFolder(job))
 	row.Bundle = filepath.Join(dir, job.Scenario)
 	// One scenario takes one cluster, whatever procs is: it tells the proof how many others were beside it, which is what timing figures are held against.
 	args := []string{"run", "--json", "--procs", fmt.Sprint(m.flags.procs), "--scenario", job.Scenario, "--seed", fmt.Sprint(m.flags.seed), "--out", dir, "--backend", m.flags.backend}
