@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,6 +22,9 @@ type Whole struct {
 
 // leftOver is what to do about a bundle that is not of the run that it lies with.
 const leftOver = "it was left over from another run, or is of a part that was run differently: remove it, run that part again into an empty folder, and merge once more"
+
+// nothing is what is printed for a word that a bundle does not say.
+const nothing = "(none)"
 
 // joining is a Whole that is being put together.
 type joining struct {
@@ -135,18 +139,11 @@ func (w *joining) sameRun(dir, run string, ev Evidence) error {
 	case ev.Run != "" && run != "" && ev.Run != run:
 		return fmt.Errorf("%w: %s is of run %s, the index beside it of %s; %s", ErrParts, dir, ev.Run, run, leftOver)
 	case w.harness.differs(ev.Harness.Digest, dir):
-		return fmt.Errorf("%w: %s was made by harness %s, %s by %s; %s", ErrParts, dir, orNone(ev.Harness.Digest), w.harness.dir, orNone(w.harness.value), leftOver)
+		return fmt.Errorf("%w: %s was made by harness %s, %s by %s; %s", ErrParts, dir, cmp.Or(ev.Harness.Digest, nothing), w.harness.dir, cmp.Or(w.harness.value, nothing), leftOver)
 	case ev.Variant == "" && w.Subject != "" && w.Subject != ev.Subject.Digest:
 		return fmt.Errorf("%w: %s speaks of subject %s, another part of %s; %s", ErrParts, dir, ev.Subject.Digest, w.Subject, leftOver)
 	case ev.Variant == "" && !w.ownSync(ev.Scenario) && w.sync.differs(ev.Subject.Sync, dir):
-		return fmt.Errorf("%w: in %s the subject ran with sync %s, in %s with %s; %s", ErrParts, dir, orNone(ev.Subject.Sync), w.sync.dir, orNone(w.sync.value), leftOver)
+		return fmt.Errorf("%w: in %s the subject ran with sync %s, in %s with %s; %s", ErrParts, dir, cmp.Or(ev.Subject.Sync, nothing), w.sync.dir, cmp.Or(w.sync.value, nothing), leftOver)
 	}
 	return nil
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "(none)"
-	}
-	return s
 }

@@ -210,12 +210,19 @@ func withoutGo(t *testing.T) []string {
 	return append(env, "PATH="+t.TempDir())
 }
 
-func TestMakePassesRefusalOn(t *testing.T) {
+// makes is make at the root of the tree, with these arguments.
+func makes(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
 	if _, err := exec.LookPath("make"); err != nil {
 		t.Skip("there is no make on this machine")
 	}
-	cmd := exec.CommandContext(t.Context(), "make", "chaos", "SEED=abc", "CHAOS="+binary(t))
+	cmd := exec.CommandContext(t.Context(), "make", args...)
 	cmd.Dir = filepath.Join("..", "..")
+	return cmd
+}
+
+func TestMakePassesRefusalOn(t *testing.T) {
+	cmd := makes(t, "chaos", "SEED=abc", "CHAOS="+binary(t))
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	err := cmd.Run()
@@ -226,24 +233,19 @@ func TestMakePassesRefusalOn(t *testing.T) {
 
 // TestMakeHoldsBundlesAgainstTheIndex: a bundle that the index of OUT lists and that is gone stops 'make verify' and 'make gate'.
 func TestMakeHoldsBundlesAgainstTheIndex(t *testing.T) {
-	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip("there is no make on this machine")
-	}
 	out := t.TempDir()
 	writeBundle(t, filepath.Join(out, "good"), false)
 	writeBundle(t, filepath.Join(out, "gone"), true)
 	if err := reports.WriteIndex(out, reports.RunInfo{ID: "r"}); err != nil {
 		t.Fatal(err)
 	}
-	makes := func(target string) string {
-		cmd := exec.CommandContext(t.Context(), "make", target, "OUT="+out, "CHAOS="+binary(t), "GO=true") // nothing has to be built once more
-		cmd.Dir = filepath.Join("..", "..")
-		said, _ := cmd.CombinedOutput() // how it ended is in what it says
+	made := func(target string) string {
+		said, _ := makes(t, target, "OUT="+out, "CHAOS="+binary(t), "GO=true").CombinedOutput() // nothing has to be built once more; how it ended is in what it says
 		return string(said)
 	}
 	const missing = "is listed in"
 	for _, target := range []string{"verify", "gate"} {
-		if said := makes(target); strings.Contains(said, missing) || !strings.Contains(said, "intact") && !strings.Contains(said, "sound") {
+		if said := made(target); strings.Contains(said, missing) || !strings.Contains(said, "intact") && !strings.Contains(said, "sound") {
 			t.Errorf("make %s, with all bundles there: %s", target, said)
 		}
 	}
@@ -251,7 +253,7 @@ func TestMakeHoldsBundlesAgainstTheIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, target := range []string{"verify", "gate"} {
-		if said := makes(target); !strings.Contains(said, filepath.Join(out, "gone")+" "+missing) {
+		if said := made(target); !strings.Contains(said, filepath.Join(out, "gone")+" "+missing) {
 			t.Errorf("make %s, with one that is gone: %s", target, said)
 		}
 	}
@@ -259,14 +261,9 @@ func TestMakeHoldsBundlesAgainstTheIndex(t *testing.T) {
 
 // TestMakeSwitches: what is 0 or empty is not set.
 func TestMakeSwitches(t *testing.T) {
-	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip("there is no make on this machine")
-	}
 	for value, want := range map[string]bool{"": false, "0": false, "no": false, "1": true, "yes": true} {
 		for target, flags := range map[string][]string{"chaos": {"--full", "--any"}, "soak": {"--any"}, "matrix": {"--full"}} {
-			cmd := exec.CommandContext(t.Context(), "make", "-n", target, "FULL="+value, "ANY="+value, "GO=true")
-			cmd.Dir = filepath.Join("..", "..")
-			out, err := cmd.Output()
+			out, err := makes(t, "-n", target, "FULL="+value, "ANY="+value, "GO=true").Output()
 			if err != nil {
 				t.Fatal(err)
 			}
