@@ -155,18 +155,26 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 // await waits until the tasks have ended, but not for ever: one of them may be at a disk that hangs.
 func (d *Daemon) await(tasks *sync.WaitGroup) {
-	done := make(chan struct{})
-	go func() {
-		tasks.Wait()
-		close(done)
-	}()
-	t := time.NewTimer(taskGrace)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
+	if done, inTime := within(taskGrace, tasks.Wait); !inTime {
 		d.log.Warn("not everything ended in time: the disk may hang")
 		d.left = append(d.left, done)
+	}
+}
+
+// within does something that may hang, and waits for no longer than limit. done is closed when it is done, whenever that is.
+func within(limit time.Duration, do func()) (done <-chan struct{}, inTime bool) {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		do()
+	}()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-over:
+		return over, true
+	case <-t.C:
+		return over, false
 	}
 }
 
@@ -304,17 +312,11 @@ func (d *Daemon) runServer(ctx, life context.Context, s secrets) error {
 
 // abandon shuts the server down, but does not wait for ever for one that hangs in its start.
 func (d *Daemon) abandon(srv *server.Server) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	_, inTime := within(stopGrace, func() {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-	}()
-	t := time.NewTimer(stopGrace)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
+	})
+	if !inTime {
 		d.log.Warn("the embedded server did not stop in time")
 	}
 }
@@ -499,21 +501,14 @@ func (d *Daemon) lameDuck(srv *server.Server) {
 			_ = bus.AddMapping(">", "unibus.draining.>")
 		}
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	_, inTime := within(d.cfg.LameDuck+stopGrace, func() {
 		if d.cfg.LameDuck > 0 {
 			srv.LameDuckShutdown()
 		}
 		srv.Shutdown()
 		srv.WaitForShutdown()
-	}()
-	t := time.NewTimer(d.cfg.LameDuck + stopGrace)
-	defer t.Stop()
-	select {
-	case <-done:
-		return
-	case <-t.C:
+	})
+	if !inTime {
 		d.log.Warn("the lame duck took too long")
 		d.abandon(srv)
 	}
