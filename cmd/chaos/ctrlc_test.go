@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/unibus/unibus/scenarios"
 )
 
 const (
@@ -58,12 +60,16 @@ func played(t *testing.T, args ...string) *exec.Cmd {
 
 // TestCtrlC: the terminal interrupts everything in the foreground, and each run cleans up once.
 func TestCtrlC(t *testing.T) {
+	bugs, err := scenarios.SelectMutants(scenarios.Mutants(), "cas-ignored")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		dir  string // of the run that it starts
 	}{
 		"soak":    {[]string{"soak", "--rounds", "1", "--seed", "7"}, "round-7"},
-		"mutants": {[]string{"mutants", "--mutant", "cas-ignored", "--procs", "1"}, "none"},
+		"mutants": {[]string{"mutants", "--mutant", bugs[0].Name, "--procs", "1"}, mutantFolder(cleanRuns(bugs)[0])},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
