@@ -5,9 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
+)
+
+const (
+	sweepPatience = 30 * time.Second // with what is in use
+	sweepPause    = 200 * time.Millisecond
 )
 
 // SweepOptions says what to remove. The zero value removes what dead harnesses of this host left.
@@ -30,7 +37,9 @@ type sweeper struct {
 	opts SweepOptions
 	host string
 	rep  SweepReport
-	errs []error
+
+	errs []error // of the last pass
+	busy bool    // something was in use
 }
 
 type testcontainersClient = *testcontainers.DockerClient
@@ -47,14 +56,31 @@ func Sweep(ctx context.Context, opts SweepOptions) (SweepReport, error) {
 		return SweepReport{}, fmt.Errorf("name this host: %w", err)
 	}
 	s := &sweeper{cli: b.cli, opts: opts, host: host}
-	s.containers(ctx)
-	s.networks(ctx)
-	s.volumes(ctx)
+	err = s.passes(ctx)
 	if opts.Images {
-		s.images(ctx)
+		err = errors.Join(err, s.images(ctx))
 	}
-	s.errs = append(s.errs, b.Close())
-	return s.rep, errors.Join(s.errs...)
+	return s.rep, errors.Join(err, b.Close())
+}
+
+// passes goes over everything again while something is still in use: another sweep may be at the same things, and the engine may still be busy with what the
+// dead harness asked for last.
+func (s *sweeper) passes(ctx context.Context) error {
+	began := time.Now()
+	for {
+		s.errs, s.busy = nil, false
+		s.containers(ctx)
+		s.networks(ctx)
+		s.volumes(ctx)
+		if !s.busy || time.Since(began) > sweepPatience {
+			return errors.Join(s.errs...)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(append(s.errs, ctx.Err())...)
+		case <-time.After(sweepPause):
+		}
+	}
 }
 
 func ours() client.Filters { return make(client.Filters).Add("label", labelProject+"=1") }
@@ -66,13 +92,15 @@ func (s *sweeper) wanted(labels map[string]string) bool {
 	return dead(labels, s.host)
 }
 
-// removed counts a removal, or keeps its error.
+// removed counts a removal, or keeps its error. What somebody else has removed meanwhile is not counted.
 func (s *sweeper) removed(n *int, what string, err error) {
-	if gone(err) {
+	switch {
+	case err == nil:
 		*n++
-		return
+	case !errdefs.IsNotFound(err):
+		s.busy = s.busy || errdefs.IsConflict(err) || errdefs.IsPermissionDenied(err) // the engine forbids to remove a network with endpoints
+		s.errs = append(s.errs, fmt.Errorf("remove %s: %w", what, err))
 	}
-	s.errs = append(s.errs, fmt.Errorf("remove %s: %w", what, err))
 }
 
 func (s *sweeper) containers(ctx context.Context) {
@@ -121,15 +149,15 @@ func (s *sweeper) volumes(ctx context.Context) {
 }
 
 // images removes the cache; one that a container still uses stays, and is no error.
-func (s *sweeper) images(ctx context.Context) {
+func (s *sweeper) images(ctx context.Context) error {
 	r, err := s.cli.ImageList(ctx, client.ImageListOptions{Filters: ours()})
 	if err != nil {
-		s.errs = append(s.errs, fmt.Errorf("list images: %w", err))
-		return
+		return fmt.Errorf("list images: %w", err)
 	}
 	for _, i := range r.Items {
 		if _, err := s.cli.ImageRemove(ctx, i.ID, client.ImageRemoveOptions{}); err == nil {
 			s.rep.Images++
 		}
 	}
+	return nil
 }

@@ -369,10 +369,10 @@ func (e *engine) livingVolume(t *testing.T) string {
 	if err != nil {
 		t.Skipf("needs /proc: %v", err)
 	}
-	name := fmt.Sprintf("unibus-test-living-%d", os.Getpid())
+	name := fmt.Sprintf("unibus-test-alive-%d", os.Getpid())
 	start := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))[19]
 	e.call(t, http.MethodPost, "/volumes/create", map[string]any{"Name": name, "Labels": map[string]string{
-		"io.unibus.chaos": "1", runOf: "test-living", "io.unibus.owner.pid": strconv.Itoa(os.Getpid()), "io.unibus.owner.start": start,
+		"io.unibus.chaos": "1", runOf: "test-alive", "io.unibus.owner.pid": strconv.Itoa(os.Getpid()), "io.unibus.owner.start": start,
 		"io.unibus.owner.boot": strings.TrimSpace(string(boot)), "io.unibus.owner.host": host,
 	}}, nil)
 	t.Cleanup(func() { e.call(t, http.MethodDelete, "/volumes/"+name+"?force=1", nil, nil) })
