@@ -16,7 +16,7 @@ func All() []Scenario {
 	return append([]Scenario{
 		loneNode("n1"), loneNode("n2"), loneNode("n3"), loneLeader(false), loneLeader(true),
 		quorumLoss(), nodeKill(), r1SPOF(), r1ToR3(), dataplaneFailover("kill", faults.Kill), dataplaneFailover("pause", faults.Pause),
-		coldStart(), noopFaults(), everyFault(), clockJump(), clockStrobe(), clockDrift(), clockAge(), oomKill(),
+		coldStart(), noopFaults(), everyFault(), clockJump(), clockStrobe(), clockDrift(), clockAge(), clockRunning(), oomKill(),
 		exhausted("descriptors", "descriptors", "a follower of the stream, then its leader, can open no more files and connections: nothing acked lost, writes go on, all well after",
 			faults.OutOfDescriptors),
 		exhausted("threads", "threads", "a follower of the stream, then its leader, can start no more threads: nothing acked lost, writes go on, all well after",

@@ -88,6 +88,9 @@ func gray(name, doc string, need cluster.Capability, cuts []cut) Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle, need},
 		Steps: func(p *Plan) []Step {
 			steps := []Step{startAll(), converge("first start"), loadUp(basicLoad(p, streamLoad())...), moreOps(steadyBefore, opsWithin)}
+			if need == cluster.CapClock {
+				steps = append([]Step{supervise()}, steps...) // a node whose clock is wrong gives up; nothing else may
+			}
 			for _, k := range cuts {
 				steps = append(steps, inject(k.name, k.verb, k.sel), mark(k.name), watchLeader(k.name, k.sel, grayFor), mark(k.name+"-end"),
 					heal(k.name), converge("after "+k.name), moreOps(opsBetween, opsWithin))

@@ -41,6 +41,8 @@ func Mutants() []Mutant {
 		{"disk-keeps-disabled", "a node's copy of the users on its disk does not learn who was disabled", "auth-cold-start",
 			[]Sign{sign("alone-logins-1", check.CodeForbidden), sign("alone-logins-2", check.CodeForbidden), sign("alone-logins-3", check.CodeForbidden)}},
 		{"foreign-identity", "a node runs on the data directory of another node", foreignData, []Sign{sign("refuses-to-run", check.CodeReadyNoQuorum)}},
+		{"forgotten-kept", "a node whose clock was wrong starts with its copies as they are, once its clock is right", clockRunningName,
+			[]Sign{sign("kept", check.CodeOutOfBounds), sign("copies-agree", check.CodeReplicasDiffer)}},
 		{"healthz-cached", "/healthz repeats for a minute what was true", "lone-node-leader", []Sign{sign("never-ready-alone", check.CodeReadyNoQuorum)}},
 		{"healthz-process", "/healthz is 200 whenever the process runs", "lone-node-leader", []Sign{sign("never-ready-alone", check.CodeReadyNoQuorum)}},
 		{"index-lost-on-reconnect", "a node's index of users counts changes as seen, and does not take them over, once its feed was interrupted", "user-add",

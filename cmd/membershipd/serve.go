@@ -104,7 +104,7 @@ func addServeFlags(c *cobra.Command, cfg *membershipd.Config, f *serveFlags) {
 	fl.StringVar(&cfg.SeedFile, "seed-file", "", "`file` with the first administrators, made by \"user add --store seed\"; imported once, when the cluster forms")
 	fl.DurationVar(&cfg.LameDuck, "lame-duck", cfg.LameDuck, "how long clients are moved away after SIGTERM")
 	fl.StringVar(&cfg.OnDamage, "on-damage", cfg.OnDamage, "when checksums of the store do not hold: rebuild (from a majority without this node), stay-out, or ignore, which does not look")
-	fl.StringVar(&cfg.OnClock, "on-clock", cfg.OnClock, "when the clock is not that of the others, at a start: stay-out until it is, or ignore, which does not look")
+	fl.StringVar(&cfg.OnClock, "on-clock", cfg.OnClock, "when the clock is not that of the others: stay-out until it is, at a start and, by ending, while the node runs; or ignore, which only reports while it runs")
 	fl.StringVar(&f.maxMemory, "max-memory", "256M", "JetStream's limit for memory, with K, M or G")
 	fl.StringVar(&f.maxStore, "max-store", "10G", "JetStream's limit for files, with K, M or G; 320M of it are kept for the control plane")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")

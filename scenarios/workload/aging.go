@@ -12,7 +12,7 @@ import (
 )
 
 // Aging keeps messages in streams by whose configuration time makes a difference, and tells later what time has made of them. It publishes nothing by
-// itself: Sow does, Repeat and Left look.
+// itself but what is fleeting: Sow does, Repeat and Left look.
 type Aging struct {
 	Terms    []Term
 	Messages int           // that Sow publishes to each stream; 0 means 40
@@ -24,10 +24,18 @@ type Aging struct {
 
 // Term is a stream that forgets messages, or their ids, by time.
 type Term struct {
-	Target string        // the stream; its only subject is its name behind "aging."
+	Target string        // the stream; the subject of what is sown is its name behind "aging."
 	MaxAge time.Duration // of its messages; 0 means that they stay
 	Window time.Duration // in which a message id is known; 0 means 2 minutes
+	// Fleeting has it get, all the time, messages that live for a second each, so that a server is always about to forget something, and looks at its clock.
+	// It takes nats-server 2.11 or newer.
+	Fleeting bool
 }
+
+const (
+	fleetingLife  = time.Second
+	fleetingEvery = 250 * time.Millisecond
+)
 
 var _ Workload = (*Aging)(nil)
 
@@ -42,8 +50,8 @@ func (w *Aging) Setup(ctx context.Context, e *Env) error {
 	}
 	for _, t := range w.Terms {
 		err := w.clients[0].ensureStream(ctx, jetstream.StreamConfig{
-			Name: t.Target, Subjects: []string{t.subject()}, Replicas: min(defaultR, nodeCount(e.Cluster)), Storage: jetstream.FileStorage,
-			MaxAge: t.MaxAge, Duplicates: or(t.Window, dedupWindow), AllowDirect: false,
+			Name: t.Target, Subjects: t.subjects(), Replicas: min(defaultR, nodeCount(e.Cluster)), Storage: jetstream.FileStorage,
+			MaxAge: t.MaxAge, Duplicates: or(t.Window, dedupWindow), AllowDirect: false, AllowMsgTTL: t.Fleeting,
 		})
 		if err != nil {
 			return err
@@ -54,10 +62,33 @@ func (w *Aging) Setup(ctx context.Context, e *Env) error {
 
 func (t Term) subject() string { return "aging." + t.Target }
 
-// Run implements Workload: it waits.
+func (t Term) fleeting() string { return "fleeting." + t.Target }
+
+func (t Term) subjects() []string {
+	if t.Fleeting {
+		return []string{t.subject(), t.fleeting()}
+	}
+	return []string{t.subject()}
+}
+
+// Run implements Workload: it publishes what is fleeting, and waits.
 func (w *Aging) Run(ctx context.Context, _ *Env) error {
-	<-ctx.Done()
-	return nil
+	t := time.NewTicker(fleetingEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		for _, term := range w.Terms {
+			if c, err := w.any(); term.Fleeting && err == nil {
+				try, cancel := context.WithTimeout(ctx, w.Timeout)
+				_, _ = c.js.Publish(try, term.fleeting(), nil, jetstream.WithMsgTTL(fleetingLife)) // nobody counts them
+				cancel()
+			}
+		}
+	}
 }
 
 // errNotSown means that a message was not acked in a cluster in which nothing is wrong yet.
@@ -105,18 +136,21 @@ func (w *Aging) Repeat(ctx context.Context, target string) (known, anew int) {
 	return known, anew
 }
 
-// Left is how many messages the leader of a stream has. Error: none said so in time.
+// Left is how many of the messages that were sown the leader of a stream has. Error: none said so in time.
 func (w *Aging) Left(ctx context.Context, target string, within time.Duration) (int, error) {
 	c, err := w.any()
 	if err != nil {
 		return 0, err
 	}
-	if m := c.describe(ctx, target, within); m.Status == history.StreamFound {
-		return int(m.Msgs), nil
-	} else if m.Status == history.StreamAbsent {
-		return 0, fmt.Errorf("%s: %w", target, jetstream.ErrStreamNotFound)
+	left := 0
+	err = until(ctx, within, inspectEvery, func(ctx context.Context) (err error) {
+		left, err = c.countOn(ctx, target, Term{Target: target}.subject())
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count what is left in %s: %w", target, err)
 	}
-	return 0, fmt.Errorf("%s: nobody describes it", target)
+	return left, nil
 }
 
 // Drain implements Workload.

@@ -91,6 +91,21 @@ func (c *client) streamInfo(ctx context.Context, target string) (*history.Metada
 	return m, nil
 }
 
+// countOn is how many messages on one subject the leader of a stream has.
+func (c *client) countOn(ctx context.Context, target, subject string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	s, err := c.js.Stream(ctx, target)
+	if err != nil {
+		return 0, err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return 0, err
+	}
+	return int(info.State.Subjects[subject]), nil
+}
+
 // healthNow asks every node's ready endpoint once.
 func healthNow(ctx context.Context, c cluster.Cluster) map[string]int {
 	codes := map[string]int{}

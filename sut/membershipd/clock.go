@@ -6,22 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
-// What a node does when its clock, at a start, is not that of the others.
+// What a node does when its clock is not that of the others.
 const (
-	// OnClockStayOut waits until it is.
+	// OnClockStayOut ends a node that runs, and lets one that starts wait until it is.
 	OnClockStayOut = "stay-out"
-	// OnClockIgnore does not look.
+	// OnClockIgnore does not look at a start, and only reports while it runs.
 	OnClockIgnore = "ignore"
 )
 
@@ -31,9 +29,6 @@ const (
 	clockAway    = time.Minute             // who was away for so long, by its own clock, asks
 	clockSilence = 3                       // questions without any answer: nobody is there
 	clockUnclear = 10                      // questions whose answers decide nothing
-	clockEvery   = 5 * time.Second         // between two questions of a node that runs
-	clockKept    = 4 * clockEvery          // what was heard longer ago is not told any more
-	clockSlow    = 2 * replicasPatience    // a question that took longer was asked by a process that stood still meanwhile
 )
 
 // clockAnswer is what another node says of the time.
@@ -76,16 +71,20 @@ func (d *Daemon) answerClock(ready func() bool, m *nats.Msg) {
 // with a clock that is ahead, messages go long before their time, the copies stay different, and no node says so. So a node that was away for a while, or
 // that comes from the future, first asks the others for the time.
 //
-//	was here a moment ago ----------------------------------------------------> start
+//	was here a moment ago, and not ended by its clock -------------------------> start
 //	asks, as long as it takes: a node that is ready, or else anyone, has the same time -> start
 //	                           those that are ready, or else two others, have another -> stay out, ask again
 //	                           nobody answers, or nothing can be decided -------------> start
 func (d *Daemon) checkClock(ctx context.Context, s secrets, last time.Time) (bool, error) {
 	away := d.now().Sub(last)
-	if d.cfg.OnClock == OnClockIgnore || last.IsZero() || away > -clockApart && away < clockAway {
+	left, err := d.leftForClock()
+	if err != nil {
+		return false, err
+	}
+	if d.cfg.OnClock == OnClockIgnore || !left && (last.IsZero() || away > -clockApart && away < clockAway) {
 		return true, nil
 	}
-	d.log.Info("this node was away for a while, by its own clock: it asks the others for the time", "away", away.Round(time.Second))
+	d.log.Info("this node was away for a while by its own clock, or its clock was wrong: it asks the others for the time", "away", away.Round(time.Second))
 	d.guard.because("the clock is being compared with those of the others")
 	defer d.guard.because("")
 	nc, stop, err := d.quietServer(s)
@@ -192,68 +191,4 @@ func clockWords(offsets []clockOffset) string {
 	}
 	slices.Sort(words)
 	return "this node's clock is " + strings.Join(words, ", ")
-}
-
-// clocks compares the clock of a node that runs with those of the others, again and again, and tells what it heard: a clock that goes wrong under a running
-// server has streams with an age drop messages before their time, from that node's copies only, and nothing that the server says of itself shows it.
-type clocks struct {
-	mu    sync.Mutex
-	at    time.Time
-	heard []clockOffset
-}
-
-// run asks until ctx ends.
-func (c *clocks) run(ctx context.Context, log *slog.Logger, ask func(context.Context) []clockOffset) {
-	t := time.NewTicker(clockEvery)
-	defer t.Stop()
-	c.follow(ctx, log, t.C, ask)
-}
-
-// follow says so when the clock goes wrong, and when it is right again.
-func (c *clocks) follow(ctx context.Context, log *slog.Logger, ticks <-chan time.Time, ask func(context.Context) []clockOffset) {
-	wrong := false
-	for {
-		began := time.Now()
-		offsets := ask(ctx)
-		if time.Since(began) > clockSlow {
-			offsets = nil
-		} else {
-			c.hear(offsets)
-		}
-		switch same, why := judgeClock(offsets); {
-		case why != "" && !wrong:
-			wrong = true
-			log.Error("clocks are apart: streams with an age drop messages before their time, or keep them for too long", "why", why)
-		case same && wrong:
-			wrong = false
-			log.Info("this node's clock is that of the others again")
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticks:
-		}
-	}
-}
-
-func (c *clocks) hear(offsets []clockOffset) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at, c.heard = time.Now(), offsets
-}
-
-// ahead gives by how much this node's clock is ahead of another one's, in seconds; nil where that was not heard lately.
-func (c *clocks) ahead(node string) *float64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.at) > clockKept {
-		return nil
-	}
-	for _, o := range c.heard {
-		if o.node == node {
-			s := o.by.Seconds()
-			return &s
-		}
-	}
-	return nil
 }

@@ -1,13 +1,10 @@
 package membershipd
 
 import (
-	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -125,98 +122,5 @@ func TestClockAlone(t *testing.T) {
 			t.Fatalf("it asks for the time: %q", r)
 		}
 		return c.nodes[0].running.Load() != nil
-	})
-}
-
-// TestClockGoesWrong: what a running node says of the clocks, when its own jumps and when it is right again.
-func TestClockGoesWrong(t *testing.T) {
-	c := newInProcess(t, nil)
-	c.startAll()
-	// ahead tells whether node i says that its clock is ahead of node j's by so much, within what an answer may take.
-	ahead := func(i, j int, by time.Duration) bool {
-		for _, p := range c.nodes[i].status().Peers {
-			if p.Name == c.confs[j].Name && p.ClockAheadSeconds != nil {
-				return (time.Duration(*p.ClockAheadSeconds*float64(time.Second)) - by).Abs() < clockApart
-			}
-		}
-		return false
-	}
-	untilTrue(t, "all clocks are the same to all", func() bool {
-		return ahead(0, 1, 0) && ahead(0, 2, 0) && ahead(1, 0, 0) && ahead(1, 2, 0) && ahead(2, 0, 0) && ahead(2, 1, 0)
-	})
-	c.clock[2].Store(int64(time.Hour))
-	untilTrue(t, "the jump is seen from both sides", func() bool {
-		return ahead(2, 0, time.Hour) && ahead(2, 1, time.Hour) && ahead(0, 2, -time.Hour) && ahead(1, 2, -time.Hour) && ahead(0, 1, 0)
-	})
-	c.clock[2].Store(0)
-	untilTrue(t, "the clock is right again", func() bool { return ahead(2, 0, 0) && ahead(1, 2, 0) })
-	c.stop(1)
-	untilTrue(t, "what was heard is not told for ever", func() bool {
-		for _, p := range c.nodes[0].status().Peers {
-			if p.Name == c.confs[1].Name {
-				return p.ClockAheadSeconds == nil
-			}
-		}
-		return false
-	})
-}
-
-// TestClockLog: the log has it once when the clock goes wrong, and once when it is right again; answers that decide nothing change nothing.
-func TestClockLog(t *testing.T) {
-	var out strings.Builder
-	log := slog.New(slog.NewTextHandler(&out, nil))
-	answers := [][]clockOffset{
-		{{"n1", true, 0}},
-		{{"n1", true, time.Hour}, {"n2", true, time.Hour}},
-		{{"n1", true, time.Hour}},
-		nil,
-		{{"n1", true, time.Hour}},
-		{{"n1", true, time.Second}},
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ticks := make(chan time.Time, len(answers))
-	for range answers[1:] { // the first question is asked at once
-		ticks <- time.Time{}
-	}
-	var c clocks
-	c.follow(ctx, log, ticks, func(context.Context) []clockOffset {
-		a := answers[0]
-		if answers = answers[1:]; len(answers) == 0 {
-			cancel()
-		}
-		return a
-	})
-	if n := strings.Count(out.String(), "level=ERROR"); n != 1 || !strings.Contains(out.String(), "1h0m0s ahead of that of n1, 1h0m0s ahead of that of n2") {
-		t.Errorf("%d errors: %s", n, out.String())
-	}
-	if n := strings.Count(out.String(), "level=INFO"); n != 1 || !strings.HasSuffix(out.String(), "this node's clock is that of the others again\"\n") {
-		t.Errorf("%d notes: %s", n, out.String())
-	}
-}
-
-// TestClockSlowAnswer: what a process heard that stood still between question and answer says nothing of its clock.
-func TestClockSlowAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out strings.Builder
-		ctx, cancel := context.WithCancel(t.Context())
-		ticks := make(chan time.Time, 1)
-		ticks <- time.Time{}
-		var c clocks
-		asked := 0
-		c.follow(ctx, slog.New(slog.NewTextHandler(&out, nil)), ticks, func(context.Context) []clockOffset {
-			if asked++; asked == 1 {
-				return []clockOffset{{"n1", true, time.Second}}
-			}
-			<-time.After(clockSlow + 1)
-			cancel()
-			return []clockOffset{{"n1", true, -time.Minute}}
-		})
-		if by := c.ahead("n1"); asked != 2 || out.Len() > 0 || by == nil || *by != 1 {
-			t.Errorf("after %d questions: ahead %v, %q", asked, by, out.String())
-		}
-		<-time.After(clockKept)
-		if by := c.ahead("n1"); by != nil {
-			t.Errorf("what was heard long ago is told: %v", *by)
-		}
 	})
 }

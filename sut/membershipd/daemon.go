@@ -92,6 +92,7 @@ func New(cfg Config) (*Daemon, error) {
 	if mutant.Planted == mutant.BucketsAtR1 {
 		d.want.n.Store(1)
 	}
+	d.clocks = clocks{size: len(cfg.Routes), leave: cfg.OnClock != OnClockIgnore, log: d.log, now: func() time.Time { return d.now() }}
 	d.users = newAccessPlane(cfg, d.log)
 	d.disk = newDiskProber(cfg.DataDir, d.log)
 	d.guard = newStoreGuard(cfg, d.log)
@@ -148,6 +149,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	if whole, err := d.mend(ctx, secrets); !whole {
+		return err
+	}
+	if there, err := d.refetch(ctx, secrets); !there {
 		return err
 	}
 	return d.runServer(ctx, life, secrets)
@@ -417,9 +421,7 @@ func (d *Daemon) startTasks(ctx context.Context, tasks *sync.WaitGroup, srv *ser
 	if err != nil {
 		return nil, fmt.Errorf("listen for questions about the time: %w", err)
 	}
-	tasks.Go(func() {
-		d.clocks.run(ctx, d.log, func(ctx context.Context) []clockOffset { return d.askClocks(ctx, nc) })
-	})
+	tasks.Go(func() { d.failOn(d.watchClock(ctx, nc)) })
 	context.AfterFunc(ctx, func() { _ = errors.Join(sub.Unsubscribe(), asked.Unsubscribe(), clock.Unsubscribe()) })
 	tasks.Go(func() { d.auditRebuilds(ctx, js, s) })
 	a := &api{

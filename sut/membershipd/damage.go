@@ -1,6 +1,7 @@
 package membershipd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -307,7 +308,7 @@ func (g *storeGuard) moveAside(found []damage, dirs []string, now time.Time) (ke
 			}
 			done[dir] = true
 			if err := g.moveOne(dir, filepath.Join(top, dir), group); err != nil {
-				return "", fmt.Errorf("move damaged data aside: %w", err)
+				return "", fmt.Errorf("move data aside: %w", err)
 			}
 		}
 	}
@@ -326,7 +327,7 @@ func (g *storeGuard) keepDir(found []damage, now time.Time) (kept string, err er
 		err = os.WriteFile(filepath.Join(top, damagedWhy), append(why, '\n'), secretMode)
 	}
 	if err != nil {
-		return "", fmt.Errorf("move damaged data aside: %w", err)
+		return "", fmt.Errorf("move data aside: %w", err)
 	}
 	return kept, nil
 }
@@ -341,7 +342,7 @@ func (g *storeGuard) moveOne(rel, to string, group bool) error {
 	} else if err != nil {
 		return err
 	}
-	g.log.Warn("damaged data was moved aside", "from", rel, "to", to)
+	g.log.Warn("data was moved aside, to be fetched again", "from", rel, "to", to)
 	if group {
 		if err := keepVote(to, from); err != nil {
 			return err
@@ -434,9 +435,9 @@ func (d *Daemon) mend(ctx context.Context, s secrets) (bool, error) {
 	return true, nil
 }
 
-// mended is told once what was cut off, and once what was moved aside.
+// mended is told of what was cut off, of what was moved aside and is kept there, and of what was removed to be fetched again.
 func (g *storeGuard) mended(found []damage, kept string) {
 	g.moved = append(g.moved, found...)
 	g.rebuilt.Store(int64(len(g.moved)))
-	g.tell(func(s *health.Store) { s.Rebuilt, s.Kept = list(g.moved), kept })
+	g.tell(func(s *health.Store) { s.Rebuilt, s.Kept = list(g.moved), cmp.Or(kept, s.Kept) })
 }

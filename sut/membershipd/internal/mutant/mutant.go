@@ -30,6 +30,7 @@ const (
 	CASIgnored             Bug = "cas-ignored"
 	DiskKeepsDisabled      Bug = "disk-keeps-disabled"
 	ForeignIdentity        Bug = "foreign-identity"
+	ForgottenKept          Bug = "forgotten-kept"
 	HealthzCached          Bug = "healthz-cached"
 	HealthzProcess         Bug = "healthz-process"
 	IndexLostOnReconnect   Bug = "index-lost-on-reconnect"
