@@ -56,18 +56,21 @@ func printStatus(out io.Writer, s health.Status) error {
 			yesNo(s.Posture.Enforce, "enforced", "NOT ENFORCED"), s.Access.Users, s.Access.Roles, s.Access.Rooms, s.Access.Sessions, s.Access.Quarantines),
 		"clients\t" + tlsLine(s.TLS.Clients),
 		"routes\t" + tlsLine(s.TLS.Routes),
-		"", "PEER\tCONNECTED\tSEEN\tCLOCK",
 	}
+	if len(s.Store.Rebuilt) > 0 {
+		rows = append(rows, "store\tgiven up before this start, and fetched again: "+strings.Join(s.Store.Rebuilt, "; "))
+	}
+	rows = append(rows, "", "PEER\tCONNECTED\tSEEN\tCLOCK")
 	for _, p := range s.Peers {
 		rows = append(rows, fmt.Sprintf("%s\t%t\t%.1f s ago\t%s", p.Name, p.Connected, p.SeenSeconds, clockWord(p.ClockAheadSeconds)))
 	}
-	rows = append(rows, "", "STREAM\tLEADER\tCONFIGURED\tCURRENT\tLAG")
+	rows = append(rows, "", "STREAM\tLEADER\tCONFIGURED\tCURRENT\tLAG\tFULL")
 	for _, b := range append(s.Buckets, s.Audit) {
 		lag := "not known"
 		if b.Current {
 			lag = fmt.Sprint(b.Lag)
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%t\t%s", b.Name, cmp.Or(b.Leader, "none"), replicasWord(b), b.Current, lag))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%t\t%s\t%s", b.Name, cmp.Or(b.Leader, "none"), replicasWord(b), b.Current, lag, fullWord(b)))
 	}
 	for _, r := range rows {
 		if _, err := fmt.Fprintln(w, r); err != nil {
@@ -86,6 +89,14 @@ func replicasWord(b health.Bucket) string {
 		return fmt.Sprintf("R%d, R%d wanted", b.Replicas, b.WantReplicas)
 	}
 	return fmt.Sprintf("R%d", b.Replicas)
+}
+
+// fullWord is how much of what a stream may take it takes.
+func fullWord(b health.Bucket) string {
+	if b.MaxBytes == 0 {
+		return "not known"
+	}
+	return fmt.Sprintf("%.0f %%", 100*float64(b.Bytes)/float64(b.MaxBytes))
 }
 
 // clockWord says how a peer's clock is, by the clock of the node that was asked.

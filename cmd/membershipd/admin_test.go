@@ -14,6 +14,7 @@ import (
 	"github.com/unibus/unibus/sut/client"
 	"github.com/unibus/unibus/sut/membershipd/access"
 	"github.com/unibus/unibus/sut/membershipd/control"
+	"github.com/unibus/unibus/sut/membershipd/health"
 )
 
 // does runs a command that must succeed, and returns its output.
@@ -148,5 +149,49 @@ func TestConnectionFromEnvironment(t *testing.T) {
 	}
 	if tgt.keyFile != "k" || len(tgt.servers) != 2 || tgt.ca != "ca" || c.Flags().Lookup("store").Value.String() != storeKV {
 		t.Errorf("%+v", tgt)
+	}
+}
+
+// TestStatusWords: what is known is shown, what is not is not shown as something else, and a node that fetched streams again says so.
+func TestStatusWords(t *testing.T) {
+	behind, same := 3600.0, -1.0
+	s := health.Status{
+		Node: "n1", Peers: []health.Peer{{Name: "n2", ClockAheadSeconds: &behind}, {Name: "n3", ClockAheadSeconds: &same}, {Name: "n4"}},
+		Buckets: []health.Bucket{
+			{Name: "half", Leader: "n2", Replicas: 3, WantReplicas: 3, Current: true, Lag: 4, Bytes: 50, MaxBytes: 100},
+			{Name: "poor", Leader: "n3", Replicas: 1, WantReplicas: 3, Current: true, Bytes: 1, MaxBytes: 100},
+			{Name: "dark"},
+		},
+		Audit: health.Bucket{Name: "audit"},
+	}
+	show := func() (rows map[string]string) {
+		t.Helper()
+		var out bytes.Buffer
+		if err := printStatus(&out, s); err != nil {
+			t.Fatal(err)
+		}
+		rows = map[string]string{}
+		for line := range strings.Lines(out.String()) {
+			if f := strings.Fields(line); len(f) > 0 {
+				rows[f[0]] = strings.Join(f[1:], " ")
+			}
+		}
+		return rows
+	}
+	rows := show()
+	for name, want := range map[string]string{
+		"n2": "false 0.0 s ago 3600 s behind", "n3": "false 0.0 s ago the same", "n4": "false 0.0 s ago not known",
+		"half": "n2 R3 true 4 50 %", "poor": "n3 R1, R3 wanted true 0 1 %", "dark": "none not known false not known not known",
+	} {
+		if rows[name] != want {
+			t.Errorf("%s: %q, want %q", name, rows[name], want)
+		}
+	}
+	if said, ok := rows["store"]; ok {
+		t.Errorf("of a store of which there is nothing to say: %q", said)
+	}
+	s.Store.Rebuilt = []string{"stream BUS/A: x", "stream BUS/B: y"}
+	if said := show()["store"]; said != "given up before this start, and fetched again: stream BUS/A: x; stream BUS/B: y" {
+		t.Errorf("of a store: %q", said)
 	}
 }

@@ -245,7 +245,7 @@ func askAll(ctx context.Context, nc *nats.Conn, subject string, body []byte) (an
 	}
 }
 
-// auditRebuilds tells the audit trail what was moved aside before this start, once.
+// auditRebuilds tells the audit trail what was given up before this start, once.
 func (d *Daemon) auditRebuilds(ctx context.Context, js jsAPI, s secrets) {
 	t := time.NewTicker(auditInterval)
 	defer t.Stop()

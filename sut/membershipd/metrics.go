@@ -95,7 +95,7 @@ var (
 	descAuditBytes  = gauge("store_audit_bytes", "Bytes of the store that were read and verified before this start.")
 	descAuditTook   = gauge("store_audit_seconds", "How long that took.")
 	descDamaged     = gauge("store_damaged", "1 while the node stays out because its store is damaged.")
-	descRebuilt     = gauge("store_rebuilt", "Damaged streams and Raft groups that were moved aside before this start, to be got back from other nodes.")
+	descRebuilt     = gauge("store_rebuilt", "Streams and Raft groups that were given up before this start, to be got back from other nodes.")
 	descProbeFailed = prometheus.NewDesc("unibus_probe_failures_total", "Probe writes that failed.", nil, nil)
 )
 

@@ -107,6 +107,6 @@ type Store struct {
 	AuditSeconds float64  `json:"audit_seconds"`
 	Partial      bool     `json:"partial"` // there was no time for all of it
 	Damaged      []string `json:"damaged"` // that keeps the node out, in words
-	Rebuilt      []string `json:"rebuilt"` // that was moved aside before this start, in words
+	Rebuilt      []string `json:"rebuilt"` // that was given up before this start to be fetched again, in words
 	Kept         string   `json:"kept"`    // where, below the data directory; "" for nowhere
 }
