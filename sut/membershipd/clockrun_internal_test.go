@@ -244,3 +244,68 @@ func TestClockSlowAnswer(t *testing.T) {
 		}
 	})
 }
+
+// TestRefetchKeepsAcks: a node whose copy of a stream was fetched again knows, when it leads a consumer of it, what was acknowledged before.
+func TestRefetchKeepsAcks(t *testing.T) {
+	const stream, durable, all, acked = "AGED", "worker", 10, 5
+	c := newInProcess(t, nil)
+	c.startAll()
+	js, err := jetstream.New(c.nodes[0].running.Load().nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: []string{stream}, Replicas: 3, MaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	for range all {
+		if _, err := js.Publish(t.Context(), stream, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	worker, err := js.CreateConsumer(t.Context(), stream, jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range acked {
+		m, err := worker.Next()
+		if err == nil {
+			err = m.DoubleAck(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if err := c.nodes[2].noteClock("for the test"); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(2)
+	c.start(2)
+	c.ready(2)
+	untilTrue(t, "the copy was fetched again", func() bool {
+		return c.holds(2, stream) == all && strings.Contains(strings.Join(c.nodes[2].status().Store.Rebuilt, ";"), "/"+stream+":")
+	})
+	nc := c.nodes[0].running.Load().nc
+	untilTrue(t, "the node leads the consumer", func() bool {
+		info, err := worker.Info(t.Context())
+		if err != nil || info.Cluster == nil {
+			return false
+		}
+		if info.Cluster.Leader == c.confs[2].Name {
+			return true
+		}
+		_, _ = nc.Request("$JS.API.CONSUMER.LEADER.STEPDOWN."+stream+"."+durable, []byte(`{"placement":{"preferred":"`+c.confs[2].Name+`"}}`), time.Second) // it is asked for again
+		<-time.After(time.Second)
+		return false
+	})
+	if info, err := worker.Info(t.Context()); err != nil || info.AckFloor.Stream != acked {
+		t.Errorf("acknowledged up to %+v, %v", info.AckFloor, err)
+	}
+	m, err := worker.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if meta, err := m.Metadata(); err != nil || meta.Sequence.Stream != acked+1 {
+		t.Errorf("the next message is %+v, %v", meta, err)
+	}
+}
