@@ -198,9 +198,9 @@ func (k *keyring) load(now time.Time) (*material, error) {
 func (k *keyring) check(m *material, now time.Time) error {
 	switch {
 	case now.After(m.leaf.NotAfter):
-		return fmt.Errorf("the certificate %s expired at %s", k.cert, m.leaf.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate %s expired at %s, by this node's clock", k.cert, m.leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(m.leaf.NotBefore):
-		return fmt.Errorf("the certificate %s is not valid before %s", k.cert, m.leaf.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate %s is not valid before %s, which is in the future by this node's clock", k.cert, m.leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	if k.listener == listenerClients {
 		return allows(m.leaf, x509.ExtKeyUsageServerAuth)
