@@ -125,11 +125,35 @@ func (f *skew) InForce(ctx context.Context, c cluster.Cluster) (Observation, err
 	return f.observe(ctx, c, f.look)
 }
 
+// look asks a victim until it answers, or ctx is over: a daemon may end because of its clock, and is asked in its next life.
 func (f *skew) look(ctx context.Context, n cluster.Node) (finding, error) {
 	h, err := newHost(n)
 	if err != nil {
 		return finding{}, err
 	}
+	for {
+		fd, err := f.lookOnce(ctx, n, h)
+		if !errors.Is(err, errNoTime) || over(ctx) {
+			return fd, err
+		}
+		rest(ctx)
+	}
+}
+
+// rest is the time between two looks at a clock.
+func rest(ctx context.Context) {
+	t := time.NewTimer(clockPause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// errNoTime means that a daemon did not say what time it is.
+var errNoTime = errors.New("it does not say what time it is")
+
+func (f *skew) lookOnce(ctx context.Context, n cluster.Node, h host) (finding, error) {
 	var r agent.ClockResult
 	if err := h.agent.Call(ctx, agent.MethodClockRead, nil, &r); err != nil {
 		return finding{}, nodeError(n.ID(), "read clock of", err)
@@ -137,7 +161,7 @@ func (f *skew) look(ctx context.Context, n cluster.Node) (finding, error) {
 	asked := time.Now()
 	var w watch
 	if err := w.until(ctx, n, func() bool { return w.enough(f.want, r.Applied) }); err != nil {
-		return finding{}, nodeError(n.ID(), "ask the time of", err)
+		return finding{}, nodeError(n.ID(), "ask the time of", fmt.Errorf("%w: %w", errNoTime, err))
 	}
 	fd := finding{detail: fmt.Sprintf("%s, lease %.1f s", w.sentence(f.want), r.Remaining), figures: w.figures()}
 	fd.figures["lease_seconds"] = r.Remaining
@@ -178,12 +202,7 @@ func (w *watch) until(ctx context.Context, n cluster.Node, enough func() bool) e
 		if over(ctx) || enough() || time.Since(began) > clockLook {
 			return nil
 		}
-		t := time.NewTimer(clockPause)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-		case <-t.C:
-		}
+		rest(ctx)
 	}
 }
 

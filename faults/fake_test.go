@@ -64,6 +64,7 @@ type fakeNode struct {
 	idle        bool   // it never wants to run
 	deaf        bool   // signals and limits have no effect
 	stubborn    bool   // SIGTERM has no effect
+	mute        int    // so many questions for the time fail first
 	exitCode    int    // of a SIGKILL; 0 means 137
 	startErrs   int    // so many Starts fail first
 	agentErr    error
@@ -443,6 +444,11 @@ func (c *fakeCluster) telling(t *testing.T) {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			n.c.mu.Lock()
 			defer n.c.mu.Unlock()
+			if n.mute > 0 {
+				n.mute--
+				http.Error(w, "it is down", http.StatusBadGateway)
+				return
+			}
 			_ = json.NewEncoder(w).Encode(map[string]any{"now": time.Now().Add(n.wrong.Ahead(time.Since(n.wrongSince)))})
 		}))
 		t.Cleanup(srv.Close)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -432,6 +433,37 @@ func TestClockThatLapsesIsSeen(t *testing.T) {
 				t.Errorf("run: %v, stages %v, %+v", err, s.stages, s.seen["not-seen"])
 			}
 		})
+	}
+}
+
+// A daemon that ends because of its clock is asked in its next life; of one that has none nothing is known.
+func TestClockOfADaemonThatIsDown(t *testing.T) {
+	for _, verb := range []string{"clock-forward", "clock-strobe", "clock-drift"} {
+		for name, mute := range map[string]int{"for a moment": 5, "for good": math.MaxInt} {
+			t.Run(verb+" "+name, func(t *testing.T) {
+				t.Parallel()
+				c := newFake(3)
+				c.telling(t)
+				i, s := newInjector(c)
+				e, _ := faults.Lookup(verb)
+				patient(i, e)
+				if mute == math.MaxInt {
+					i.Limits = faults.Limits{InForce: 3 * time.Second, Healed: time.Second, Probe: time.Second}
+				}
+				err := i.Run(t.Context(), e.Make("n2"), func(context.Context) error {
+					c.mu.Lock()
+					defer c.mu.Unlock()
+					c.node("n2").mute = mute
+					return nil
+				})
+				switch {
+				case mute < math.MaxInt && (err != nil || !slices.Contains(s.stages, "still-on")):
+					t.Errorf("run: %v, stages %v", err, s.stages)
+				case mute == math.MaxInt && (err == nil || faults.Seen(err)):
+					t.Errorf("run: %v, as if it had been seen; stages %v", err, s.stages)
+				}
+			})
+		}
 	}
 }
 
