@@ -150,7 +150,7 @@ func (d *Daemon) askOthers(ctx context.Context, s secrets, found []damage, waits
 		}
 		waits(wait)
 		if wait != last {
-			d.log.Warn("damaged data stays where it is", "why", wait)
+			d.log.Warn("what is to be fetched again stays where it is", "why", wait)
 			last = wait
 		}
 		select {
