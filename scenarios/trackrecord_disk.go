@@ -21,6 +21,8 @@ const (
 	blockPayload   = 512    // bytes
 	blockRate      = 1000   // a second and publisher: as fast as the cluster takes them
 	twoBlocks      = 30_000 // messages: more than two blocks of 8 MiB
+	largePayload   = 2048   // bytes, with which blocks are full sooner
+	twoLargeBlocks = 9_000
 	fillWithin     = 75 * time.Second
 	readBackWithin = 150 * time.Second // of many messages, one by one from the leader: 45 s do not suffice on two cores that run four clusters
 	askWithin      = 15 * time.Second  // a cluster that does not serve is not asked for longer
@@ -35,6 +37,13 @@ const (
 func blockLoad() *workload.Streams {
 	w := streamLoad()
 	w.PayloadBytes, w.Rate, w.Timeout = blockPayload, blockRate, 5*time.Second
+	return w
+}
+
+// largeLoad fills blocks with fewer messages.
+func largeLoad() *workload.Streams {
+	w := blockLoad()
+	w.PayloadBytes = largePayload
 	return w
 }
 
@@ -143,7 +152,7 @@ func blockScenario(name string, d *faults.Damage) Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapStorage},
 		Steps: func(*Plan) []Step {
 			steps := []Step{
-				startAll(), converge("first start"), settleRoutes(), loadUp(blockLoad()), moreOps(twoBlocks, fillWithin), pauseLoad(), converge("before the damage"),
+				startAll(), converge("first start"), settleRoutes(), loadUp(largeLoad()), moreOps(twoLargeBlocks, fillWithin), pauseLoad(), converge("before the damage"),
 				inspect(observedBefore, ordersStream), mark("damage"), inject("down", faults.Kill, faults.Follower(ordersCopies)),
 			}
 			if d != nil {
@@ -159,10 +168,10 @@ func blockScenario(name string, d *faults.Damage) Scenario {
 				n = 1
 			}
 			return []reports.Claim{
-				streamIntact(twoBlocks), knownStream(ordersStream), victimLed(),
+				streamIntact(twoLargeBlocks), knownStream(ordersStream), victimLed(),
 				claim("copies-agree", "The three nodes say themselves that they hold the same messages.", check.ReplicaAgreement{Targets: []string{ordersCopies}, Source: "jsz", Nodes: 3}),
 				faultsInForce(n),
-				exercised(check.Preconditions{MinOps: twoBlocks, Marks: []string{"damage", "damage-end"}, Drained: []string{ordersStream}}),
+				exercised(check.Preconditions{MinOps: twoLargeBlocks, Marks: []string{"damage", "damage-end"}, Drained: []string{ordersStream}}),
 			}
 		},
 	}

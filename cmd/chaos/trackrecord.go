@@ -83,7 +83,7 @@ func orNone(s []string) string {
 }
 
 // trackProcs is how many clusters two cores bear without the bugs that are races showing less often.
-const trackProcs = 2
+const trackProcs = 3
 
 // trackBook is where all workers write what they saw.
 type trackBook struct {
