@@ -33,7 +33,9 @@ import (
 const (
 	internalReconnect = 50 * time.Millisecond
 	watchInterval     = 200 * time.Millisecond // between two looks whether JetStream still runs
-	stopGrace         = 3 * time.Second        // beyond the lame duck, before the server is shut down without more ado
+	stopGrace         = 3 * time.Second        // in which the embedded server has to stop without a lame duck
+	duckGrace         = 10 * time.Second       // beyond the lame duck: before it moves the clients the embedded server stops JetStream, which takes long on a slow disk
+	routeGrace        = 500 * time.Millisecond // for what clients had sent to leave over the routes
 	taskGrace         = 5 * time.Second        // in which everything else has to end
 )
 
@@ -503,7 +505,7 @@ func (d *Daemon) lameDuck(srv *server.Server) {
 			_ = bus.AddMapping(">", "unibus.draining.>")
 		}
 	}
-	_, inTime := within(d.cfg.LameDuck+stopGrace, func() {
+	_, inTime := within(d.cfg.LameDuck+duckGrace, func() {
 		if d.cfg.LameDuck > 0 {
 			srv.LameDuckShutdown()
 		}
@@ -512,8 +514,22 @@ func (d *Daemon) lameDuck(srv *server.Server) {
 	})
 	if !inTime {
 		d.log.Warn("the lame duck took too long")
+		_, _ = within(stopGrace, func() { closeClients(srv) })
 		d.abandon(srv)
 	}
+}
+
+// closeClients ends the connections of clients while the routes are still open: a server that is shut down closes both at once, and with them goes what it
+// had taken from a client and not passed on.
+func closeClients(srv *server.Server) {
+	all, err := srv.Connz(&server.ConnzOptions{Limit: server.DEFAULT_MAX_CONNECTIONS})
+	if err != nil {
+		return // then the server is past that
+	}
+	for _, c := range all.Conns {
+		_ = srv.DisconnectClientByID(c.Cid) // an error means that it is gone
+	}
+	<-time.After(routeGrace)
 }
 
 // collect gathers the facts of this moment.
