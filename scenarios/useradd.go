@@ -20,7 +20,10 @@ const (
 	addCutFor     = 8 * time.Second
 	addLossFor    = 10 * time.Second
 	addMaxSilence = 5.0 // seconds until an error without a quorum
-	addNames      = 20  // that must have been confirmed
+	// addNoticed is for the node that is left to notice that its connections to the others are gone: a request that it passes on before that, to a node
+	// that is dead, has nobody to answer it. What is acked in that time has to last like anything else that is acked.
+	addNoticed = time.Second
+	addNames   = 20 // that must have been confirmed
 )
 
 // userAdds adds users while one sort of fault strikes.
@@ -52,7 +55,7 @@ func userAdd(name, doc string, needs []cluster.Capability, plan []faultPlan) Sce
 				steps = append(steps, inject(f.name, f.verb, f.sel), hold("users are added meanwhile", f.hold), heal(f.name), converge("after "+f.name), moreOps(addBetween, opsWithin))
 			}
 			return append(steps,
-				inject("lost", faults.Kill, faults.Majority()), mark("lost"), hold("users are added without a quorum", addLossFor), mark("back"), heal("lost"),
+				inject("lost", faults.Kill, faults.Majority()), hold("what is under way to a node that is dead", addNoticed), mark("lost"), hold("users are added without a quorum", addLossFor), mark("back"), heal("lost"),
 				converge("after the loss of the quorum"), moreOps(addBetween, opsWithin),
 				pauseLoad(),
 				Step{"read the list of users", func(ctx context.Context, r *Run) error {
