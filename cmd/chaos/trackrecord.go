@@ -82,7 +82,7 @@ func orNone(s []string) string {
 	return strings.Join(s, ", ")
 }
 
-// trackProcs is how many clusters two cores bear without the bugs that are races showing less often.
+// trackProcs is how many bugs two cores bear at a time: most of a run is waiting.
 const trackProcs = 3
 
 // trackBook is where all workers write what they saw.
