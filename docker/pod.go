@@ -222,7 +222,8 @@ func (p *pod) join(h *container.HostConfig) {
 	h.PidMode = container.PidMode("container:" + p.holderID)
 }
 
-// furnish makes daemon and agent, side by side, and starts the agent.
+// furnish makes daemon and agent, side by side, and starts the agent once the volume is filled: to start it makes the folder that a disk of its own is bound
+// to, and the engine that fills the volume at that moment fails over it.
 func (p *pod) furnish(ctx context.Context) error {
 	if err := p.mountDisk(ctx); err != nil {
 		return err
@@ -230,13 +231,17 @@ func (p *pod) furnish(ctx context.Context) error {
 	p.furnished = true
 	var wg sync.WaitGroup
 	var daemonErr, agentErr error
-	wg.Go(func() { daemonErr = p.makeDaemon(ctx) })
-	wg.Go(func() { agentErr = p.makeAgent(ctx) })
+	filled := make(chan struct{})
+	wg.Go(func() { daemonErr = p.makeDaemon(ctx, filled) })
+	wg.Go(func() { agentErr = p.makeAgent(ctx, filled) })
 	wg.Wait()
 	return errors.Join(daemonErr, agentErr)
 }
 
-func (p *pod) makeDaemon(ctx context.Context) (err error) {
+// makeDaemon closes filled when the engine has made the container, and with it filled the volume, or when it will not.
+func (p *pod) makeDaemon(ctx context.Context, filled chan<- struct{}) (err error) {
+	done := sync.OnceFunc(func() { close(filled) })
+	defer done()
 	certs, err := p.c.Issue(p.id, p.Hosts())
 	if err != nil {
 		return err
@@ -256,6 +261,7 @@ func (p *pod) makeDaemon(ctx context.Context) (err error) {
 			p.mounts(h, true)
 		},
 	})
+	done()
 	if err != nil {
 		return err
 	}
@@ -286,9 +292,9 @@ func (p *pod) listen() subject.Addresses {
 	return a
 }
 
-// makeAgent starts faultd with the capabilities that its faults need: NET_ADMIN for partitions, NET_RAW for copies of packets, KILL to signal another user's process,
+// makeAgent starts faultd, once filled is closed, with the capabilities that its faults need: NET_ADMIN for partitions, NET_RAW for copies of packets, KILL to signal another user's process,
 // DAC_OVERRIDE to wipe another user's files, SYS_PTRACE to move its clock, SETUID and SETGID to limit its descriptors as its own user.
-func (p *pod) makeAgent(ctx context.Context) (err error) {
+func (p *pod) makeAgent(ctx context.Context, filled <-chan struct{}) (err error) {
 	p.agentID, err = p.create(ctx, "agent", p.imgs.agent, testcontainers.ContainerRequest{
 		ConfigModifier: func(c *container.Config) {
 			c.Entrypoint = []string{"/" + filepath.Base(p.c.b.opts.Agent)}
@@ -312,6 +318,7 @@ func (p *pod) makeAgent(ctx context.Context) (err error) {
 		return fmt.Errorf("attach to the agent: %w", err)
 	}
 	p.ctl = newControl(at.Conn, at.Reader)
+	<-filled
 	if err := p.startContainer(ctx, p.agentID, "agent"); err != nil {
 		return err
 	}

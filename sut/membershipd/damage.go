@@ -182,18 +182,23 @@ func (g *storeGuard) auditAll(ctx context.Context, dirs []storeDir) (found []dam
 	return found
 }
 
+// damage names the directory as something to be moved aside; why is for the caller to say.
+func (s storeDir) damage(dataDir string) damage {
+	d := damage{Group: s.group, Target: s.Target(), Dir: s.Dir, Replicas: s.Config.Replicas}
+	if s.group {
+		d.Target = s.Name
+	}
+	if rel, err := filepath.Rel(dataDir, s.Dir); err == nil {
+		d.Dir = rel
+	}
+	return d
+}
+
 func (g *storeGuard) auditOne(ctx context.Context, s storeDir) (d damage, bad bool) {
 	if ctx.Err() != nil {
 		return damage{}, false
 	}
-	rel, err := filepath.Rel(g.cfg.DataDir, s.Dir)
-	if err != nil {
-		rel = s.Dir
-	}
-	d = damage{Group: s.group, Target: s.Target(), Dir: rel, Replicas: s.Config.Replicas}
-	if s.group {
-		d.Target = s.Name
-	}
+	d = s.damage(g.cfg.DataDir)
 	a, err := s.Audit(ctx)
 	g.read.Add(a.Bytes)
 	switch {

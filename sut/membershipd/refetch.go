@@ -83,11 +83,9 @@ func (d *Daemon) agedStreams() (aged []damage, err error) {
 			d.log.Error("a stream has one replica, and it was here: what it forgot while this node's clock was wrong is lost", "stream", s.Target())
 			continue
 		}
-		rel, err := filepath.Rel(d.cfg.DataDir, s.Dir)
-		if err != nil {
-			return nil, err
-		}
-		aged = append(aged, damage{Target: s.Target(), Dir: rel, Replicas: s.Config.Replicas, Why: "this node's clock was wrong while it ran"})
+		one := s.damage(d.cfg.DataDir)
+		one.Why = "this node's clock was wrong while it ran"
+		aged = append(aged, one)
 	}
 	return aged, nil
 }
