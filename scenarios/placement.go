@@ -31,7 +31,7 @@ func placement(name, family string) Scenario {
 			placeRounds, placeWithin),
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork},
 		Steps: func(*Plan) []Step {
-			steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), moreOps(100, opsWithin)}
+			steps := []Step{startApart(), converge("first start"), loadUp(streamLoad()), moreOps(100, opsWithin)}
 			for i := range placeRounds {
 				reset, well := resetName(i), wellAfter(i)
 				steps = append(steps, inject(reset, faults.Reset, faults.Follower("meta")), hold("without connections", resetFor), heal(reset), awaitHealthy(healthyWithin),

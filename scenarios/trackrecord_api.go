@@ -59,7 +59,7 @@ func readScenario(name string, kind history.Kind) Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(*Plan) []Step {
 			load := &workload.KV{Target: ordersBucket, Replicas: 3, Clients: readClients, Keys: readKeys, Rate: readRate, Mix: mix, Timeout: opTimeout}
-			return []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), hold("no fault at all", readFor), stopLoad()}
+			return []Step{startApart(), converge("first start"), loadUp(load), hold("no fault at all", readFor), stopLoad()}
 		},
 		Claims: func(*Run) []reports.Claim {
 			return []reports.Claim{
@@ -91,7 +91,7 @@ func rollupScenario(name string, allowed bool) Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(p *Plan) []Step {
 			bucket, key, load := settingsBucket, "load-0", loadUp(controlLoad())
-			steps := []Step{startApart(), converge("first start"), settleRoutes()}
+			steps := []Step{startApart(), converge("first start")}
 			if p.Kind != membershipd {
 				bucket, key, load = ordersBucket, "k0", loadUp(kvLoad())
 				steps = append(steps, Step{"make the bucket", func(ctx context.Context, r *Run) error { return r.Env.MakeBucket(ctx, ordersBucket, 3, allowed) }})

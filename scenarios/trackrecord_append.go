@@ -37,7 +37,7 @@ func appendScenario(name string, byID float64) Scenario {
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(*Plan) []Step {
 			load := &workload.Appends{Target: ledgerStream, Replicas: 3, Clients: appendClients, Rate: appendRate, ByID: byID, Timeout: opTimeout}
-			return []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), hold("no fault at all", appendFirst), mark("later"), hold("still none", appendLater), mark("end"),
+			return []Step{startApart(), converge("first start"), loadUp(load), hold("no fault at all", appendFirst), mark("later"), hold("still none", appendLater), mark("end"),
 				pauseLoad(), drainResting(askWithin)}
 		},
 		Claims: func(*Run) []reports.Claim {

@@ -27,7 +27,7 @@ func casOnAbsent() Bug {
 			Needs: []cluster.Capability{cluster.CapLifecycle},
 			Steps: func(*Plan) []Step {
 				return []Step{
-					startApart(), converge("first start"), settleRoutes(),
+					startApart(), converge("first start"),
 					{"make the bucket", func(ctx context.Context, r *Run) error { return r.Env.MakeBucket(ctx, ordersBucket, 1, true) }},
 					loadUp(kvLoad()), moreOps(150, opsWithin),
 					{"update keys that do not exist", func(ctx context.Context, r *Run) error { return r.Env.UpdateAbsent(ctx, ordersBucket, absentKeys) }},
@@ -59,7 +59,7 @@ func editScenario(name string, edited bool) Scenario {
 		Doc:   "a new R3 stream's description is changed, then all nodes are killed at once and started again: the stream must still be known",
 		Needs: []cluster.Capability{cluster.CapLifecycle},
 		Steps: func(*Plan) []Step {
-			steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), moreOps(100, opsWithin)}
+			steps := []Step{startApart(), converge("first start"), loadUp(streamLoad()), moreOps(100, opsWithin)}
 			if edited {
 				steps = append(steps, Step{"edit the stream", func(ctx context.Context, r *Run) error { return r.Env.Describe(ctx, ordersStream, editTimes) }})
 			}

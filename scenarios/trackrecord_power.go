@@ -36,7 +36,7 @@ func powerLostScenario(name, sync string) Scenario {
 		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(*Plan) []Step {
 			return []Step{
-				startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), moreOps(50, opsWithin), hold("past one sync interval", pastInterval),
+				startApart(), converge("first start"), loadUp(streamLoad()), moreOps(50, opsWithin), hold("past one sync interval", pastInterval),
 				inspect(observedBefore, ordersStream), mark("cut"), powerFail("cut", faults.All(), allLost), pauseLoad(), heal("cut"), mark("cut-end"),
 				awaitHealthy(healthyWithin), calm("after the power failure", calmWithin), inspect(observedAfter, ordersStream), drainResting(askWithin),
 			}
@@ -70,7 +70,7 @@ func powerSplitScenario(name, sync string) Scenario {
 		Power: cluster.PowerFS{Enabled: true, Entries: cluster.EntriesJournaled},
 		Steps: func(*Plan) []Step {
 			return []Step{
-				startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), moreOps(50, opsWithin), hold("past one sync interval", pastInterval),
+				startApart(), converge("first start"), loadUp(streamLoad()), moreOps(50, opsWithin), hold("past one sync interval", pastInterval),
 				mark("cut"), inject("first", faults.Kill, faults.Named("n1")), moreOps(100, lossWithin), powerFail("cut", faults.Named("n3"), allLost),
 				inject("second", faults.Kill, faults.Named("n2")), heal("first"), heal("cut"), moreOps(50, lossWithin), heal("second"), mark("cut-end"),
 				awaitHealthy(healthyWithin), pauseLoad(), calm("all three again", calmWithin), drainResting(askWithin),
@@ -115,7 +115,7 @@ func syncDropsScenario(name string, paused bool) Scenario {
 		Steps: func(*Plan) []Step {
 			load := streamLoad()
 			load.Rate = eagerRate
-			steps := []Step{startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(50, opsWithin), mark("away")}
+			steps := []Step{startApart(), converge("first start"), loadUp(load), moreOps(50, opsWithin), mark("away")}
 			down := inject("down", faults.Kill, faults.Follower(ordersCopies))
 			if paused {
 				steps = append(steps, inject("away", faults.Pause, faults.Follower(ordersCopies)), hold("a node stands still", idleFor), heal("away"))

@@ -33,7 +33,7 @@ func firstSequencePurged() Bug {
 				load := streamLoad()
 				load.FirstSeq = customFirst
 				return []Step{
-					startApart(), converge("first start"), settleRoutes(), loadUp(load), moreOps(150, opsWithin), inspect(observedBefore, ordersStream), pauseLoad(),
+					startApart(), converge("first start"), loadUp(load), moreOps(150, opsWithin), inspect(observedBefore, ordersStream), pauseLoad(),
 					mark("restart"), stopAll(syscall.SIGTERM), startApart(), mark("restart-end"), awaitHealthy(healthyWithin), calm("all three again", calmWithin),
 					inspect(observedAfter, ordersStream), drainResting(askWithin),
 				}
@@ -62,7 +62,7 @@ func leaderStaysBehind() Bug {
 			Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork},
 			Steps: func(*Plan) []Step {
 				return []Step{
-					startApart(), converge("first start"), settleRoutes(), loadUp(streamLoad()), moreOps(100, opsWithin),
+					startApart(), converge("first start"), loadUp(streamLoad()), moreOps(100, opsWithin),
 					inject("cut", faults.Isolate, faults.Leader(ordersCopies)), mark("cut"), hold("cut off", cutFor), mark("cut-end"), heal("cut"),
 					calm("after the heal, under load", behindWithin), pauseLoad(), hold("the last writes", 2*time.Second), drainResting(askWithin),
 				}
@@ -106,7 +106,7 @@ func acksScenario(name, sync string) Scenario {
 			stream, consumer := streamLoad(), ackers()
 			stream.Replicas, consumer.Replicas = 1, 1
 			return []Step{
-				startApart(), converge("first start"), settleRoutes(), loadUp(stream, consumer), moreOps(400, opsWithin), pauseLoad(),
+				startApart(), converge("first start"), loadUp(stream, consumer), moreOps(400, opsWithin), pauseLoad(),
 				hold("past one sync interval", pastInterval), mark("cut"), powerFail("cut", faults.All(), allLost), hold("without power", darkFor), heal("cut"), mark("cut-end"),
 				awaitHealthy(healthyWithin), calm("after the power failure", calmWithin), resumeLoad(), moreOps(100, afterwards), hold("the last deliveries", 3*time.Second), stopLoad(),
 			}

@@ -45,3 +45,17 @@ func (c *client) forget(ctx context.Context, stream string) {
 	defer cancel()
 	_ = c.js.DeleteStream(ctx, stream)
 }
+
+// TryStream makes a replicated stream, waits until all its replicas are current, and deletes it again. Nothing is recorded. It ends, with an error that says
+// what is missing, when ctx does.
+func (e *Env) TryStream(ctx context.Context, name string, replicas int) error {
+	c, err := e.connect(ctx, e.label("maker"), 0)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	c.awaitFirst(ctx)
+	err = c.ensureStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: replicas, Storage: jetstream.FileStorage})
+	c.forget(context.WithoutCancel(ctx), name)
+	return err
+}
