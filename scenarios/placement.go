@@ -13,9 +13,13 @@ import (
 
 // Settings of the scenario about making streams.
 const (
-	placeRounds = 4 // nodes tell their resources every ten seconds: after one reset of four that is likely not just then
-	// resetFor is too short for an election: who wins one tells its resources.
-	resetFor    = time.Second / 2
+	placeRounds = 4
+	// placeApart is from one reset to the next. A node tells its resources every ten seconds, so that four resets come at four different quarters of that
+	// time: after at least one of them nothing is told for longer than the claim allows.
+	placeApart = 12500 * time.Millisecond
+	// resetFor is long enough for every connection of a route's pool to break, the idle ones with the ping that they send each second: a node forgets
+	// what a peer told only with the first connection after the last one. And it is too short for an election, whose winner tells its resources.
+	resetFor    = 3 * time.Second / 2
 	placeEvery  = 250 * time.Millisecond
 	placeFor    = 5 * time.Second
 	placeWithin = 3 // seconds
@@ -26,15 +30,16 @@ const (
 // placement resets the connections of a node, and makes streams as soon as every node says that it is well again.
 func placement(name, family string) Scenario {
 	return Scenario{
-		Name: name, Family: family, Seconds: 55, Nightly: true,
+		Name: name, Family: family, Seconds: 65, Nightly: true,
 		Doc: fmt.Sprintf("all connections between a follower and the other nodes are reset, %d times: once that is over and all nodes are ready, a replicated stream can be made within %d s",
 			placeRounds, placeWithin),
 		Needs: []cluster.Capability{cluster.CapLifecycle, cluster.CapNetwork},
 		Steps: func(*Plan) []Step {
 			steps := []Step{startApart(), converge("first start"), loadUp(streamLoad()), moreOps(100, opsWithin)}
+			var last time.Time
 			for i := range placeRounds {
 				reset, well := resetName(i), wellAfter(i)
-				steps = append(steps, inject(reset, faults.Reset, faults.Follower("meta")), hold("without connections", resetFor), heal(reset), awaitHealthy(healthyWithin),
+				steps = append(steps, sinceLast(placeApart, &last), inject(reset, faults.Reset, faults.Follower("meta")), hold("without connections", resetFor), heal(reset), awaitHealthy(healthyWithin),
 					mark(well), makeStreams("MADE_"+fmt.Sprint(i+1)), mark(well+"-end"))
 			}
 			return append(steps, pauseLoad(), calm("at the end", behindWithin), drainResting(askWithin))
@@ -51,6 +56,19 @@ func placement(name, family string) Scenario {
 	}
 }
 
+// sinceLast waits until d has passed since the step before that has the same last; the first one waits for nothing.
+func sinceLast(d time.Duration, last *time.Time) Step {
+	return Step{fmt.Sprintf("%v since the last time", d), func(ctx context.Context, _ *Run) error {
+		if !last.IsZero() {
+			if err := wait(ctx, time.Until(last.Add(d))); err != nil {
+				return err
+			}
+		}
+		*last = time.Now()
+		return nil
+	}}
+}
+
 func resetName(i int) string { return fmt.Sprintf("reset-%d", i+1) }
 func wellAfter(i int) string { return fmt.Sprintf("well-%d", i+1) }
 
@@ -60,7 +78,7 @@ func makeStreams(name string) Step {
 	}}
 }
 
-// placedSigns: one late stream is enough; whether a reset hits a moment at which the nodes are about to tell their resources anyway is chance.
+// placedSigns: one late stream is enough; a reset may come just before the node tells its resources anyway.
 func placedSigns() (signs []Sign) {
 	for i := range placeRounds {
 		signs = append(signs, Sign{fmt.Sprintf("placed-%d", i+1), []string{check.CodeLate, check.CodeUnavailable}})
