@@ -266,12 +266,13 @@ func (t *tracker) reproduce(ctx context.Context, b scenarios.Bug, row *trackRow)
 		tries = t.f.repeat
 	}
 	row.Ran = true
-	for i := range tries {
-		seed := t.f.seed + uint64(i)
-		p, err := t.run(ctx, b, b.Scenario, row.Version, seed)
+	next := t.f.seed
+	for range tries {
+		p, seed, err := t.heard(ctx, b, b.Scenario, row.Version, next)
 		if err != nil {
 			return err
 		}
+		next = seed + 1
 		f := b.Judge(p)
 		row.Runs++
 		if f.Showing == scenarios.Reproduced {
@@ -288,34 +289,55 @@ func (t *tracker) reproduce(ctx context.Context, b scenarios.Bug, row *trackRow)
 	return nil
 }
 
-// controls runs the clean releases once, with the seed of the row.
+// controls runs the clean releases, with the seed of the row.
 func (t *tracker) controls(ctx context.Context, b scenarios.Bug, row *trackRow) error {
 	for _, v := range b.Clean {
 		if t.f.version != "" && t.f.version != v {
 			continue
 		}
-		p, err := t.run(ctx, b, b.Scenario, v, row.Seed)
-		if err != nil {
+		if err := t.control(ctx, b, b.Scenario, v, v, row); err != nil {
 			return err
 		}
-		f := b.Judge(p)
-		row.Controls = append(row.Controls, trackControl{Version: v, Finding: f, Seed: row.Seed, Date: p.Evidence.Started, Seconds: p.Evidence.Seconds})
-		t.say(b, v, row.Seed, f, p)
 	}
 	return nil
 }
 
 // undamaged runs the story without its point, on the release that has the bug.
 func (t *tracker) undamaged(ctx context.Context, b scenarios.Bug, row *trackRow) error {
-	p, err := t.run(ctx, b, *b.Control, row.Version, row.Seed)
+	return t.control(ctx, b, *b.Control, row.Version, row.Version+", "+b.ControlWord, row)
+}
+
+func (t *tracker) control(ctx context.Context, b scenarios.Bug, sc scenarios.Scenario, version, name string, row *trackRow) error {
+	p, seed, err := t.heard(ctx, b, sc, version, row.Seed)
 	if err != nil {
 		return err
 	}
 	f := b.Judge(p)
-	name := row.Version + ", " + b.ControlWord
-	row.Controls = append(row.Controls, trackControl{Version: name, Finding: f, Seed: row.Seed, Date: p.Evidence.Started, Seconds: p.Evidence.Seconds})
-	t.say(b, name, row.Seed, f, p)
+	row.Controls = append(row.Controls, trackControl{Version: name, Finding: f, Seed: seed, Date: p.Evidence.Started, Seconds: p.Evidence.Seconds})
+	t.say(b, name, seed, f, p)
 	return nil
+}
+
+// unheardTries is how often a run of a release that forms clusters badly, in which the harness failed, is followed by one with the next seed. Such a run
+// says nothing of the release, for or against. A run whose claims were judged is never followed by another one.
+const unheardTries = 2
+
+// formsBadly says that three nodes of a release that start together, on a busy machine, now and then never become a cluster in which every replica of a
+// new stream is current, however often they are started again.
+func formsBadly(version string) bool {
+	return strings.HasPrefix(version, "v2.9.") || strings.HasPrefix(version, "v2.10.")
+}
+
+// heard returns the first run that says something, or the last, and its seed.
+func (t *tracker) heard(ctx context.Context, b scenarios.Bug, sc scenarios.Scenario, version string, seed uint64) (reports.Proof, uint64, error) {
+	for i := 0; ; i++ {
+		p, err := t.run(ctx, b, sc, version, seed)
+		if err != nil || len(p.Evidence.Errors) == 0 || i == unheardTries || !formsBadly(version) {
+			return p, seed, err
+		}
+		t.say(b, version, seed, b.Judge(p), p)
+		seed++
+	}
 }
 
 func (t *tracker) say(b scenarios.Bug, version string, seed uint64, f scenarios.Finding, p reports.Proof) {
