@@ -62,14 +62,14 @@ type Backend struct {
 var _ cluster.Backend = (*Backend)(nil)
 
 // quiet stops testcontainers from starting its reaper, which is an image that cannot be had offline (what it does is done by labels here, see Sweep),
-// and from writing to the log.
-func quiet() error {
+// and from writing to the log. It does so once: the log is one for the process, and several backends may be made at the same time.
+var quiet = sync.OnceValue(func() error {
 	if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
 		return fmt.Errorf("set up testcontainers: %w", err)
 	}
 	tclog.SetDefault(log.New(io.Discard, "", 0))
 	return nil
-}
+})
 
 func newProvider() (*testcontainers.DockerProvider, error) {
 	if err := quiet(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,6 +53,22 @@ func backend(t *testing.T) (*docker.Backend, cluster.Subject) {
 		}
 	})
 	return d, sub
+}
+
+// TestBackendsAtOnce is for the race detector: what testcontainers keeps once per process is set up once.
+func TestBackendsAtOnce(t *testing.T) {
+	if err := docker.Available(t.Context()); err != nil {
+		t.Skipf("this test needs a Docker engine: %v", err)
+	}
+	var all sync.WaitGroup
+	for range 32 {
+		all.Go(func() {
+			if _, err := docker.Engine(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func newCluster(t *testing.T, d *docker.Backend, sub cluster.Subject, run string) cluster.Cluster {
